@@ -1,0 +1,107 @@
+"""Everything this package raises, and the exit code each one ends the command with.
+
+    WorkerError
+      ConfigError        found before anything opens                              exit 2
+      ConnectorError     raised by a connector, `from` the client's own error
+        Unavailable      may heal: drop the lanes, close, back off, open again
+        Refused          will not heal (credentials, no such topic): stop         exit 3
+        PublishError     a dead letter is not durable: commit nothing, stop       exit 4
+      Stopped            a handler stopped the worker, uncommitted                exit 1
+        Flooded          too many dead letters in a row                           exit 4
+      Failed(index)      raised by a handler: this record failed, those after it are untouched
+      Retry(after)       raised by a handler: again later, not logged as an error
+      Reject(reason)     raised by a handler: no more attempts, dead letter now
+      Invalid            the value does not fit the handler's annotation: never handed over, not tried again
+      Expired            the record is older than max_age: given up without another try
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """The base of everything this package raises."""
+
+    exit_code = 1
+
+
+class ConfigError(WorkerError):
+    """Settings that cannot work; says which option, where it came from, and what to write instead."""
+
+    exit_code = 2
+
+
+class ConnectorError(WorkerError):
+    """Something a broker or its client did, translated by the connector."""
+
+    exit_code = 3
+
+
+class Unavailable(ConnectorError):
+    """The broker cannot be used now, but may come back: the loop backs off and opens the source again."""
+
+
+class Refused(ConnectorError):
+    """The broker said no, and asking again will not help."""
+
+
+class PublishError(ConnectorError):
+    """A dead letter could not be made durable. `permanent`: trying again will not help."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class Stopped(WorkerError):
+    """A handler cannot go on; what it had in flight stays uncommitted."""
+
+
+class Flooded(Stopped):
+    """More dead letters than the fuse allows: nothing more is published or committed."""
+
+    exit_code = 4
+
+
+class Failed(WorkerError):
+    """Raised by a handler of a batch: the record at `index` failed, those before it are finished, those after untouched."""
+
+    def __init__(self, index: int, reason: str = "") -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"record {self.index} of the batch failed"
+
+
+class Retry(WorkerError):
+    """Raised or returned by a handler: try again after `after` seconds (None: the usual backoff). Spends one try."""
+
+    def __init__(self, after: float | None = None, reason: str = "") -> None:
+        super().__init__(after, reason)
+        self.after = after
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "the handler asked for another try"
+
+
+class Reject(WorkerError):
+    """Raised or returned by a handler: this will never work; no more tries, dead letter now."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "the handler rejected the record"
+
+
+class Invalid(WorkerError):
+    """The value of a record does not fit what the handler's annotation asks for."""
+
+
+class Expired(WorkerError):
+    """The record is older than the handler's `max_age`."""

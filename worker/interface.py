@@ -1,0 +1,242 @@
+"""What a connector implements and what a handler sees. A connector author needs this page and `worker.errors`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+
+V = TypeVar("V")
+Start = Literal["earliest", "latest"] | datetime
+
+
+class Partition(NamedTuple):
+    """The unit of order and of position: a topic-partition, a shard, or a whole queue."""
+
+    stream: str
+    id: int | str
+
+    def __str__(self) -> str:
+        return f"{self.stream}[{self.id}]"
+
+
+class Record(NamedTuple, Generic[V]):
+    """One record: plain, immutable, picklable. Made only when somebody looks."""
+
+    value: V | None
+    """None: a tombstone."""
+    key: bytes | None
+    """RabbitMQ: the routing key; ActiveMQ: JMSXGroupID."""
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp: int | None
+    """Milliseconds since the epoch."""
+    id: int | str
+    """The broker's name for it: offset, delivery tag, message id, sequence number."""
+    partition: Partition
+    properties: Mapping[str, Any] = {}
+    """What only this broker has: priority, content type, x-death, redelivered."""
+
+
+class Batch(ABC):
+    """Records of one partition in delivery order, held as the client's own untouched objects.
+
+    Iterate for `Record`s, one object each; `values()`, `keys()`, `sizes()` and `timestamps()` make none and are fast.
+    """
+
+    __slots__ = ("attempt", "native", "partition")
+
+    def __init__(self, partition: Partition, native: Sequence[Any], attempt: int = 1) -> None:
+        self.partition = partition
+        self.native = native
+        self.attempt = attempt
+        """1 for the first try."""
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    def __iter__(self) -> Iterator[Record[bytes]]:
+        return map(self.record, range(len(self.native)))
+
+    def __getitem__(self, index: int) -> Record[bytes]:
+        return self.record(range(len(self.native))[index])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.partition}, {len(self)} records, attempt {self.attempt}>"
+
+    def take(self, start: int, stop: int | None = None) -> Self:
+        """The records from `start` up to `stop`."""
+        return type(self)(self.partition, self.native[start:stop], self.attempt)
+
+    def pick(self, indices: Iterable[int]) -> Self:
+        """The records at `indices`, in the order given."""
+        native = self.native
+        return type(self)(self.partition, [native[i] for i in indices], self.attempt)
+
+    def join(self, others: Iterable[Self]) -> Self:
+        """This batch with `others` of the same partition behind it."""
+        native = list(self.native)
+        for other in others:
+            native += other.native
+        return type(self)(self.partition, native, self.attempt)
+
+    @abstractmethod
+    def values(self) -> list[bytes | None]: ...
+
+    @abstractmethod
+    def keys(self) -> list[bytes | None]: ...
+
+    @abstractmethod
+    def timestamps(self) -> list[int | None]:
+        """Milliseconds since the epoch; None where the broker gives none."""
+
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """`len(value)` of each record, 0 for a tombstone."""
+
+    @abstractmethod
+    def record(self, index: int) -> Record[bytes]: ...
+
+    def size(self) -> int:
+        """The sum of `sizes()`."""
+        return sum(self.sizes())
+
+
+class OnRevoke(Protocol):
+    """The loop's; a source calls it from inside `poll` or `close` when partitions leave it.
+
+    Revoked ones may still be committed until it returns; lost ones belong to somebody else already.
+    """
+
+    def __call__(self, partitions: Collection[Partition], *, lost: bool) -> None: ...
+
+
+class Source(Protocol):
+    """Where records come from. One caller at a time, so it needs no locks and no threads of its own.
+
+    Any method may raise `Unavailable` (the loop drops everything, closes, backs off, opens again) or `Refused`
+    (the handler stops).
+    """
+
+    ordered: bool
+    """True: `commit` moves a position. False: each record is settled alone."""
+    limit: int | None
+    """So many records the broker hands out unsettled; a batch does not wait past it."""
+    patience: float
+    """Seconds that `on_revoke` may take before the broker gives the partitions away regardless; `drain` is shorter."""
+    hold: float
+    """Seconds a record may stay unsettled before the broker takes it back (`math.inf`: for ever)."""
+    flooded: bool
+    """Set before a close by a loop that dead letters flooded, kept with the positions where the broker can, and read
+    by the next worker, which then probes with one record."""
+
+    def open(self, on_revoke: OnRevoke) -> None:
+        """Connects and subscribes; says where a partition without a position starts."""
+
+    def poll(self, max_records: int, timeout: float) -> list[Batch]:
+        """Returns as soon as anything is here, at most `max_records`, [] after `timeout`, in batches of one partition each.
+
+        Also the moment for keep-alives, commits and rebalances, so it is called often, with 0 when there is no room.
+        """
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """These are finished, never deliver them again (ordered: always the next ones of what was polled).
+
+        Durable at the source's own pace, at the latest before their partition is given away or the source closes.
+        """
+
+    def rewind(self, partition: Partition) -> None:
+        """Gives back everything unsettled of it, to come again in order; only when none of it is in flight."""
+
+    def reject(self, batches: Sequence[Batch]) -> None:
+        """`dead_letter="broker"`; raises `Refused` where the broker has no such policy."""
+
+    def pause(self, partitions: Collection[Partition]) -> None: ...
+
+    def resume(self, partitions: Collection[Partition]) -> None: ...
+
+    def lag(self) -> int | None:
+        """Records still at the broker behind the position, as far as the client knows without asking; None: unknown."""
+
+    def close(self) -> None:
+        """Makes commits durable and hands back what is unfinished; safe to call twice."""
+
+
+class DeadLetter(NamedTuple):
+    """A record that was given up, why, and after how many tries."""
+
+    record: Record[bytes]
+    error: Exception
+    attempts: int
+    headers: Sequence[tuple[str, bytes | None]]
+    """What to publish it with: the record's own headers and those of `worker.deadletter`."""
+
+
+class Sink(Protocol):
+    """Where dead letters go. Called by the handlers' threads, several at once, never by the loop."""
+
+    def open(self) -> None:
+        """Connects and checks that the destination exists: `Refused` if it does not, `Unavailable` if nobody answers."""
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        """Returns once the broker has them all durably, in order per key; else raises `PublishError`: all of them come again."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A named connection: its URL taken apart, with the query and the mapping as `options`."""
+
+    name: str
+    scheme: str
+    hosts: str
+    """`host:port,host:port` as the URL has it."""
+    path: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Anything else the client library can be told."""
+
+    def __str__(self) -> str:
+        """The URL without secrets and options: what logs and errors may say."""
+        user = f"{self.username}@" if self.username else ""
+        return f"{self.scheme}://{user}{self.hosts}{self.path}"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the loop tells a connector when it makes a source."""
+
+    connection: Connection
+    streams: tuple[str, ...]
+    group: str
+    """Kafka: the consumer group; elsewhere a name for logs and the connection."""
+    batch_size: int = 100
+    in_flight: int = 100
+    """How many records may be unsettled at once: a queue's prefetch follows it."""
+    window: float = 0.5
+    start: Start = "earliest"
+    commit_interval: float = 1.0
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """What the loop tells a connector when it makes a sink for dead letters."""
+
+    connection: Connection
+    stream: str
+    timeout: float = 60.0
+    """Seconds within which one `publish` must be confirmed."""
+
+
+class Connector(Protocol):
+    """A module does, found through the entry points of group `worker.connectors` by its connections' scheme.
+
+    Both functions check their options and raise `ConfigError`; neither connects, that is `open`'s.
+    """
+
+    def source(self, options: SourceOptions) -> Source: ...
+
+    def sink(self, options: SinkOptions) -> Sink: ...

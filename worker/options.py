@@ -1,0 +1,47 @@
+"""What a handler can be told: each option once, with its default, its bounds and its help text."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from worker.retry import Backoff
+
+
+def _backoff(value: Any) -> Any:
+    return Backoff(first=float(value)) if isinstance(value, str | int | float) else value
+
+
+class HandlerOptions(BaseModel):
+    """The options of one handler, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    batch_size: int = Field(100, ge=1, le=10_000, description="most records in a batch")
+    window: float = Field(0.5, ge=0, le=300, description="seconds from a batch's first record to its start; 0: at once")
+    max_bytes: int = Field(6 * 1024 * 1024, ge=1, description="most bytes of values in a batch; a larger record goes alone")
+    retries: int | None = Field(None, ge=0, description="tries after the first; unset: 10 with dead_letter, else for ever")
+    backoff: Annotated[Backoff, BeforeValidator(_backoff)] = Field(
+        Backoff(), description="seconds before the second try, doubled each time up to 60, with jitter"
+    )
+    dead_letter: str | None = Field(
+        None, pattern=r"^(broker|[^:]+:.+)$", description="where given-up records go: connection:name, or broker"
+    )
+    dead_letter_timeout: float = Field(60.0, gt=0, description="seconds to try to publish before the handler stops")
+    flood: float = Field(
+        0.5, gt=0, le=1, description="share of the last 1,000 records that, dead-lettered, stops the handler; 1: never"
+    )
+    max_age: float | None = Field(None, gt=0, description="seconds after which a record is given up without another try")
+    max_age_from: Literal["record", "arrival"] = Field("record", description="age counts from the record's timestamp or its arrival")
+    bisect: bool = Field(True, description="halve a batch that keeps failing until the bad record stands alone")
+    parallel: int = Field(1, ge=1, le=1_000, description="batches of one partition at once, records of one key in order")
+    concurrency: int = Field(1, ge=1, le=1_000, description="partitions handled at once by threads")
+    ordered: bool | None = Field(None, description="False: a failed record waits aside and the rest goes on")
+    group: str | None = Field(None, min_length=1, description="consumer group; unset: APP.FUNCTION")
+    start: Literal["earliest", "latest"] | datetime = Field(
+        "earliest", description="where a group without a position begins: earliest, latest, or a date and time"
+    )
+    drain: float = Field(25.0, ge=0, description="seconds a batch in flight may take at shutdown and rebalance")
+    commit_interval: float = Field(1.0, gt=0, le=300, description="seconds between commits: what a kill can repeat")
