@@ -1,18 +1,18 @@
 """Everything this package raises, and the exit code each one ends the command with.
 
-    WorkerError
-      ConfigError        found before anything opens                              exit 2
-      ConnectorError     raised by a connector, `from` the client's own error
-        Unavailable      may heal: drop the lanes, close, back off, open again
-        Refused          will not heal (credentials, no such topic): stop         exit 3
-        PublishError     a dead letter is not durable: commit nothing, stop       exit 4
-      Stopped            a handler stopped the worker, uncommitted                exit 1
-        Flooded          too many dead letters in a row                           exit 4
-      Failed(index)      raised by a handler: this record failed, those after it are untouched
-      Retry(after)       raised by a handler: again later, not logged as an error
-      Reject(reason)     raised by a handler: no more attempts, dead letter now
-      Invalid            the value does not fit the handler's annotation: never handed over, not tried again
-      Expired            the record is older than max_age: given up without another try
+WorkerError
+  ConfigError        found before anything opens                              exit 2
+  ConnectorError     raised by a connector, `from` the client's own error
+    Unavailable      may heal: drop the lanes, close, back off, open again
+    Refused          will not heal (credentials, no such topic): stop         exit 3
+    PublishError     a dead letter is not durable: commit nothing, stop       exit 4
+  Stopped            a handler stopped the worker, uncommitted                exit 1
+    Flooded          too many dead letters in a row                           exit 4
+  Failed(index)      raised by a handler: this record failed, those after it are untouched
+  Retry(after)       raised by a handler: again later, not logged as an error
+  Reject(reason)     raised by a handler: no more attempts, dead letter now
+  Invalid            the value does not fit the handler's annotation: never handed over, not tried again
+  Expired            the record is older than max_age: given up without another try
 """
 
 from __future__ import annotations

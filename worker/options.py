@@ -34,7 +34,9 @@ class HandlerOptions(BaseModel):
         0.5, gt=0, le=1, description="share of the last 1,000 records that, dead-lettered, stops the handler; 1: never"
     )
     max_age: float | None = Field(None, gt=0, description="seconds after which a record is given up without another try")
-    max_age_from: Literal["record", "arrival"] = Field("record", description="age counts from the record's timestamp or its arrival")
+    max_age_from: Literal["record", "arrival"] = Field(
+        "record", description="age counts from the record's timestamp or its arrival"
+    )
     bisect: bool = Field(True, description="halve a batch that keeps failing until the bad record stands alone")
     parallel: int = Field(1, ge=1, le=1_000, description="batches of one partition at once, records of one key in order")
     concurrency: int = Field(1, ge=1, le=1_000, description="partitions handled at once by threads")

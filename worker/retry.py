@@ -1,9 +1,19 @@
-"""How long to wait before the next try of what failed."""
+"""What becomes of a record that failed: another try after a wait, a try in a smaller batch, or none."""
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from worker.errors import Reject, Retry
+from worker.work import Again, GivenUp, Outcome, Verdict, Work
+
+DEFAULT_RETRIES = 10
+"""With a dead letter and no `retries`."""
+WHOLE_TRIES = 5
+"""Without a limit, a batch is tried whole so often before it is halved."""
 
 
 @dataclass(frozen=True)
@@ -20,3 +30,95 @@ class Backoff:
         """Seconds to wait after the failure of `attempt` (1 for the first try)."""
         doubled = self.first * 2.0 ** min(attempt - 1, 60)
         return min(self.limit, doubled) * random.uniform(0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of one handler; every row of docs/failures.md is a branch here."""
+
+    tries: float = math.inf
+    backoff: Backoff = Backoff()
+    bisect: bool = True
+    ordered: bool = True
+
+    @classmethod
+    def of(cls, retries: int | None, dead_letter: str | None, backoff: Backoff, bisect: bool, ordered: bool) -> Policy:
+        tries = math.inf if retries is None and not dead_letter else 1 + (DEFAULT_RETRIES if retries is None else retries)
+        return cls(tries, backoff, bisect, ordered)
+
+    def decide(self, work: Work, outcome: Outcome) -> Verdict:
+        """Never loses a record: each index is in exactly one of finished, again and given_up."""
+        size = len(work.batch)
+        if not (outcome.bad or outcome.failed or outcome.whole):
+            return Verdict(range(size))
+        given_up = [GivenUp(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]
+        reached = size if outcome.untouched is None else outcome.untouched
+        if outcome.whole is not None:
+            verdict = Verdict([])
+            self._whole(work, [i for i in range(size) if i not in outcome.bad], outcome.whole, verdict)
+        else:
+            verdict = Verdict([i for i in range(reached) if i not in outcome.failed and i not in outcome.bad])
+            self._each(work, outcome.failed, verdict)
+            self._untouched(range(reached, size), outcome.bad, verdict)
+        verdict.given_up += given_up
+        verdict.given_up.sort(key=lambda letter: letter.index)
+        return verdict
+
+    def _whole(self, work: Work, indices: Sequence[int], error: Exception, verdict: Verdict) -> None:
+        first = _attempt(work, indices[0])
+        if isinstance(error, Reject):
+            verdict.given_up += [GivenUp(i, error, _attempt(work, i)) for i in indices]
+        elif first != work.rest and len(indices) > 1:  # the first has failed before: from here on it fails alone
+            self._together(indices[:1], first, error, verdict)
+            self._together(indices[1:], work.rest, error, verdict)
+        else:
+            self._together(indices, first, error, verdict)
+
+    def _together(self, indices: Sequence[int], attempt: int, error: Exception, verdict: Verdict) -> None:
+        """All of `indices` have had `attempt` tries, and one of them failed. Halves are past their tries: they get one each."""
+        can_halve = self.bisect and len(indices) > 1 and not isinstance(error, Retry)
+        if attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
+            verdict.error = error
+            verdict.again.append(Again(indices, attempt + 1, attempt + 1, self._wait(attempt, error)))
+        elif can_halve:
+            verdict.error = error
+            middle = (len(indices) + 1) // 2
+            verdict.again += [Again(half, attempt + 1, attempt + 1, 0.0) for half in (indices[:middle], indices[middle:])]
+        else:
+            verdict.given_up += [GivenUp(i, error, attempt) for i in indices]
+
+    def _each(self, work: Work, failed: Mapping[int, Exception], verdict: Verdict) -> None:
+        """Each of `failed` is known to have failed by itself."""
+        waits: dict[int, float] = {}
+        backoff = self.backoff(work.batch.attempt)
+        for index, error in sorted(failed.items()):
+            attempt = _attempt(work, index)
+            if isinstance(error, Reject) or attempt >= self.tries:
+                verdict.given_up.append(GivenUp(index, error, attempt))
+            else:
+                verdict.error = error
+                waits[index] = error.after if isinstance(error, Retry) and error.after is not None else backoff
+        if self.ordered and waits:  # they stay in order, so all wait for the longest
+            waits = dict.fromkeys(waits, max(waits.values()))
+        for wait in dict.fromkeys(waits.values()):
+            indices = [i for i in waits if waits[i] == wait]
+            verdict.again.append(Again(indices, _attempt(work, indices[0]) + 1, work.rest + 1, wait))
+
+    def _untouched(self, indices: Sequence[int], bad: Mapping[int, Exception], verdict: Verdict) -> None:
+        fresh = [i for i in indices if i not in bad]
+        if not fresh:
+            return
+        if verdict.again and self.ordered:
+            failed = verdict.again.pop()
+            verdict.again.append(Again([*failed.indices, *fresh], failed.attempt, 1, failed.wait))
+        else:
+            verdict.again.append(Again(fresh, 1, 1, 0.0))
+
+    def _wait(self, attempt: int, error: Exception) -> float:
+        if isinstance(error, Retry) and error.after is not None:
+            return error.after
+        return self.backoff(attempt)
+
+
+def _attempt(work: Work, index: int) -> int:
+    return work.batch.attempt if index == 0 else work.rest

@@ -1,0 +1,159 @@
+"""What happens to records that get no more tries: published and confirmed, discarded by the user's choice, or a stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable
+from worker.interface import DeadLetter, Record, Sink
+from worker.retry import Backoff
+from worker.work import GivenUp, Work
+
+log = logging.getLogger("worker")
+
+HEADERS = (
+    "dead_letter_stream",
+    "dead_letter_partition",
+    "dead_letter_id",
+    "dead_letter_timestamp",
+    "dead_letter_time",
+    "dead_letter_error",
+    "dead_letter_message",
+    "dead_letter_attempts",
+    "dead_letter_handler",
+)
+"""Where from (stream, partition, id; the record's own timestamp and the time it was given up, in milliseconds since the
+epoch), why (the error's type and message, tries) and by whom (APP.FUNCTION). Names that every broker allows."""
+MESSAGE = 1_000
+"""Characters of an error's message that go along: headers grow until the broker refuses the record."""
+FUSE = 1_000
+"""Records over which the share of dead letters is taken."""
+
+
+def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -> DeadLetter:
+    """The record with its headers and ours; ours of an earlier time are replaced, so that they cannot pile up."""
+    error = given_up.error
+    told = (
+        record.partition.stream,
+        str(record.partition.id),
+        str(record.id),
+        "" if record.timestamp is None else str(record.timestamp),
+        str(int(now * 1000)),
+        type(error).__name__,
+        str(error)[:MESSAGE],
+        str(given_up.attempts),
+        handler,
+    )
+    own = [header for header in record.headers if header[0] not in HEADERS]
+    ours = [(name, text.encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
+    return DeadLetter(record, error, given_up.attempts, [*own, *ours])
+
+
+class Fuse:
+    """Blows when more than `share` of the last 1,000 records were dead-lettered: a bad deploy must not empty a topic.
+
+    Fewer than 1,000 records count as 1,000, so that the first bad record of a quiet topic does not blow it.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._lock = threading.Lock()
+        self._batches: deque[tuple[int, int]] = deque()
+        self._records = 0
+        self._dead = 0
+
+    def passes(self, records: int, dead: int) -> bool:
+        """Counts a batch, unless its dead letters would be too many."""
+        with self._lock:
+            total = max(self._records + records, FUSE)
+            if dead and self._share < 1 and self._dead + dead > self._share * total:
+                return False
+            self._batches.append((records, dead))
+            self._records += records
+            self._dead += dead
+            while self._records - self._batches[0][0] >= FUSE:
+                gone = self._batches.popleft()
+                self._records -= gone[0]
+                self._dead -= gone[1]
+            return True
+
+
+class DeadLetters:
+    """For the threads of one handler; `give_up` returns when everything is durable or discarded by choice."""
+
+    def __init__(
+        self,
+        handler: str,
+        sink: Sink | None,
+        *,
+        discard: bool,
+        fuse: Fuse,
+        timeout: float = 60.0,
+        backoff: Backoff = Backoff(),  # noqa: B008, frozen
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] = time.sleep,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.handler = handler
+        self._sink = sink
+        self._discard = discard
+        self._fuse = fuse
+        self._timeout = timeout
+        self._backoff = backoff
+        self._clock = clock
+        self._wait = wait
+        self._wall = wall
+
+    def handled(self, records: int) -> None:
+        """So many succeeded, none failed."""
+        if self._sink is not None:
+            self._fuse.passes(records, 0)
+
+    def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> None:
+        """Raises Stopped, Flooded or PublishError: then nothing of this batch may be committed."""
+        if self._sink is None:
+            self._discard_or_stop(work, given_up)
+            return
+        failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
+        if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
+            raise Flooded(
+                f"{self.handler}: too many of the last records became dead letters, now {_say(work, given_up[0])}; "
+                "nothing more is published or committed. Mend the handler and start again, or set flood=1 to let them all through"
+            )
+        now = self._wall()
+        self._publish(self._sink, [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up])
+        log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
+
+    def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:
+        for one in given_up:
+            if not self._discard and not isinstance(one.error, Expired):
+                raise Stopped(
+                    f"{self.handler}: {_say(work, one)}; it may not be tried again: "
+                    "set dead_letter= to keep such records elsewhere, or retries= to discard them"
+                )
+        log.error("%s: %d records discarded: %s", self.handler, len(given_up), _say(work, given_up[0]))
+
+    def _publish(self, sink: Sink, letters: Sequence[DeadLetter]) -> None:
+        deadline = self._clock() + self._timeout
+        attempt = 1
+        while True:
+            try:
+                sink.publish(letters)
+                return
+            except (PublishError, Unavailable) as error:
+                pause = self._backoff(attempt)
+                if getattr(error, "permanent", False) or self._clock() + pause >= deadline:
+                    raise PublishError(f"{self.handler}: dead letters could not be published: {error}", permanent=True) from error
+                log.warning("%s: dead letters: %s; trying again in %.1f s", self.handler, error, pause)
+                self._wait(pause)
+                attempt += 1
+
+
+def _say(work: Work, given_up: GivenUp) -> str:
+    error = given_up.error
+    told = f"{type(error).__name__}: {error}"[:MESSAGE]
+    return f"record {work.batch.record(given_up.index).id} of {work.batch.partition}, attempt {given_up.attempts}: {told}"

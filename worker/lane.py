@@ -1,0 +1,184 @@
+"""The lane of one partition: what waits, what is in a handler's hands, what is tried again, and what may be committed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from worker.batching import Waiting
+from worker.interface import Batch, Partition
+from worker.position import Each, Position, Prefix
+from worker.work import Again, Verdict, Work
+
+_order = itertools.count()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What lanes need of a handler's options and of its source."""
+
+    batch_size: int = 100
+    window: float = 0.5
+    max_bytes: int = 6 * 1024 * 1024
+    parallel: int = 1
+    ordered: bool = True
+    """False: a failed record waits aside and the rest goes on."""
+    positioned: bool = True
+    """The source moves a position; else it settles each record alone."""
+    limit: int | None = None
+    """The source hands out no more than so many unsettled records."""
+
+    @property
+    def room(self) -> int:
+        """Records that may be delivered and unfinished at once."""
+        if not self.ordered:
+            return 10 * self.parallel * self.batch_size
+        return self.batch_size if self.parallel == 1 else 2 * self.parallel * self.batch_size
+
+    @property
+    def high(self) -> int:
+        """Records that may wait before the partition is paused. A pause throws away what the client fetched, so it is rare."""
+        return max(4 * self.batch_size, 2_000)
+
+
+class Lane:
+    """Ordered: `parallel` slots, each one batch at a time, every key always in the same slot. Else any slot takes any batch."""
+
+    def __init__(self, partition: Partition, shape: Shape) -> None:
+        self.partition = partition
+        self.shape = shape
+        self.waiting = Waiting(shape.batch_size, shape.window, shape.max_bytes)
+        self.position: Position = Prefix() if shape.positioned else Each()
+        self.busy: list[Work | None] = [None] * shape.parallel
+        self.paused = False
+        self.timer = math.inf
+        """When the loop will look at it again."""
+        self.closing = False
+        """Nothing more is started: its partition is being given away."""
+        self.gone = False
+        """Its partition is somebody else's, or comes again from the start."""
+        self._todo: list[deque[Work]] = [deque() for _ in range(shape.parallel)]
+        self._aside: list[tuple[float, int, Work]] = []
+
+    @property
+    def idle(self) -> bool:
+        return not any(self.busy)
+
+    @property
+    def over(self) -> bool:
+        """More waits than memory is meant for."""
+        return self.waiting.count >= self.shape.high or self.waiting.bytes >= 2 * self.shape.max_bytes
+
+    @property
+    def supplied(self) -> bool:
+        """The next batch need not be polled for."""
+        return self.waiting.full()
+
+    def start(self, now: float, most: int | None = None) -> Iterator[Work]:
+        """What can be given to the handler now; `most` bounds the records taken (the probe after a flood)."""
+        if self.closing:
+            return
+        for slot, work in enumerate(self.busy):
+            if work is None and not self._todo[slot] and self._ready(now):
+                self._deal(slot, min(most or self.shape.room, self.shape.room - self.position.open))
+        for slot, work in enumerate(self.busy):
+            if work is None and (work := self._next(slot, now)):
+                self.busy[slot] = work
+                yield work
+
+    def _next(self, slot: int, now: float) -> Work | None:
+        if self._aside and self._aside[0][0] <= now:
+            again = heapq.heappop(self._aside)[2]
+            again.slot = slot
+            return again
+        todo = self._todo[slot]
+        return todo.popleft() if todo and todo[0].due <= now else None
+
+    def _ready(self, now: float) -> bool:
+        waiting, shape = self.waiting, self.shape
+        if not waiting.count or self.position.open >= shape.room:
+            return False
+        if waiting.full() or now >= waiting.due:
+            return True
+        return shape.limit is not None and waiting.count + self.position.open >= shape.limit
+
+    def _deal(self, slot: int, most: int) -> None:
+        """One batch for `slot`, or, in order with several slots, up to `most` records dealt by key."""
+        shape = self.shape
+        if shape.parallel == 1 or not shape.ordered:
+            self._todo[slot].append(self._take(slot, most))
+            return
+        while self.waiting.count and most > 0:
+            whole = self._take(slot, most)
+            most -= len(whole.batch)
+            by_slot: dict[int, list[int]] = {}
+            for index, key in enumerate(whole.batch.keys()):
+                by_slot.setdefault(0 if key is None else hash(key) % shape.parallel, []).append(index)
+            for number, indices in by_slot.items():
+                self._append(number, _part(whole, indices, number))
+
+    def _take(self, slot: int, most: int) -> Work:
+        arrived = self.waiting.arrived
+        batch = self.waiting.take(most)
+        return Work(self, batch, self.position.deliver(batch), arrived, slot)
+
+    def _append(self, slot: int, work: Work) -> None:
+        """Behind what the slot has to do, in the same batch as the last of it where they fit together."""
+        todo, shape = self._todo[slot], self.shape
+        if todo and todo[-1].batch.attempt == 1 and todo[-1].due == 0.0:
+            last = todo[-1]
+            fits = len(last.batch) + len(work.batch) <= shape.batch_size
+            if fits and last.batch.size() + work.batch.size() <= shape.max_bytes:
+                todo[-1] = Work(self, last.batch.join([work.batch]), [*last.numbers, *work.numbers], last.arrived, slot)
+                return
+        todo.append(work)
+
+    def settle(self, work: Work, verdict: Verdict, now: float) -> list[Batch]:
+        """Takes the result of one of its works; returns what may be committed."""
+        self.busy[work.slot] = None
+        again = [self._again(work, part, now) for part in verdict.again]
+        if self.shape.ordered:
+            self._todo[work.slot].extendleft(reversed(again))
+        else:
+            for part in again:
+                heapq.heappush(self._aside, (part.due, next(_order), part))
+        ended: Sequence[int] = verdict.finished
+        if verdict.given_up:
+            ended = sorted([*verdict.finished, *(letter.index for letter in verdict.given_up)])
+        if not ended:
+            return []
+        if len(ended) == len(work.batch):
+            return self.position.finish(work.numbers, work.batch)
+        return self.position.finish([work.numbers[i] for i in ended], work.batch.pick(ended))
+
+    def _again(self, work: Work, part: Again, now: float) -> Work:
+        again = _part(work, part.indices, work.slot)
+        again.batch.attempt = part.attempt
+        again.rest = part.rest
+        again.due = now + part.wait
+        return again
+
+    def drop(self, work: Work) -> None:
+        """It was given out, but no handler has begun with it, and none will."""
+        self.busy[work.slot] = None
+
+    def wake_at(self) -> float:
+        """When there may be something to start, if nothing else happens."""
+        at = self._aside[0][0] if self._aside else math.inf
+        for slot, todo in enumerate(self._todo):
+            if self.busy[slot] is None and todo:
+                at = min(at, todo[0].due)
+        if self.waiting.count and self.position.open < self.shape.room and None in self.busy:
+            at = min(at, self.waiting.due)
+        return at
+
+
+def _part(work: Work, indices: Sequence[int], slot: int) -> Work:
+    if len(indices) == len(work.batch):
+        batch = work.batch.take(0)
+        return Work(work.lane, batch, work.numbers, work.arrived, slot)
+    return Work(work.lane, work.batch.pick(indices), [work.numbers[i] for i in indices], work.arrived, slot)

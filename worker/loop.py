@@ -1,0 +1,346 @@
+"""The turn: settle, poll, join, choose, commit. The only code that touches a source or a lane; no thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from worker.errors import Flooded, Unavailable, WorkerError
+from worker.interface import Batch, Partition, Sink, Source
+from worker.lane import Lane, Shape
+from worker.retry import Backoff
+from worker.work import Verdict, Work
+
+log = logging.getLogger("worker")
+
+POLL = 500
+"""Records a poll: larger gulps were measured slower."""
+KEEP_ALIVE = 0.02
+"""Seconds without a poll after which it comes before the batches that are ready."""
+RECONNECT = Backoff(first=1.0, limit=30.0)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What one handler has done so far, counted by the batch."""
+
+    received: int = 0
+    handled: int = 0
+    batches: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    discarded: int = 0
+    fenced: int = 0
+    """Results that came too late: their partition was somebody else's by then."""
+    polls: int = 0
+
+
+class Loop:
+    """One handler's loop over one source: a plain state machine, turned by one thread at a time (`worker.threads`)."""
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        shape: Shape,
+        *,
+        clock: Callable[[], float],
+        threads: float = 1,
+        drain: float = 25.0,
+        wait: float = math.inf,
+        sink: Sink | None = None,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.shape = shape
+        self.lanes: dict[Partition, Lane] = {}
+        self.ready: deque[Work] = deque()
+        """Chosen, and in no thread's hands yet."""
+        self.running: set[Work] = set()
+        self.outcomes: deque[tuple[Work, Verdict | WorkerError]] = deque()
+        """Needs no lock, else a drain that holds the loop would wait for a thread that waits for the loop."""
+        self.wake = threading.Event()
+        self.counters = Counters()
+        self.failure: WorkerError | None = None
+        """Why it stopped by itself."""
+        self.draining = False
+        self.closed = False
+        self.probing = False
+        """After a flood: one record at a time until one succeeds."""
+        self.last_turn = clock()
+        self._clock = clock
+        self._threads = threads
+        self._drain = drain
+        self._wait = wait
+        self._sink = sink
+        self._deadline = math.inf
+        self._opened = False
+        self._away_since: float | None = None
+        self._attempt = 0
+        self._reopen_at = -math.inf
+        self._last_poll = -math.inf
+        self._handover = threading.Lock()
+        self._finished: list[Batch] = []
+        self._timers: list[tuple[float, int, Lane]] = []
+        self._order = itertools.count()
+        self._oversize: set[str] = set()
+
+    # What other threads may call without the lock
+
+    def claim(self) -> Work | None:
+        """The next work for a handler's thread."""
+        with self._handover:
+            if not self.ready:
+                return None
+            work = self.ready.popleft()
+            self.running.add(work)
+            return work
+
+    def settle(self, work: Work, result: Verdict | WorkerError) -> None:
+        """What became of a work; counts at the next turn."""
+        self.outcomes.append((work, result))
+        self.running.discard(work)
+        self.wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is chosen and no handler runs. (A work between the two would be lost to a shutdown without the lock.)"""
+        with self._handover:
+            return not self.running and not self.ready
+
+    def stop(self, deadline: float) -> None:
+        """Start nothing more; close when what is in flight has ended, or at `deadline`."""
+        self._deadline = min(self._deadline, deadline)
+        self.draining = True
+        self.wake.set()
+
+    # The turn
+
+    def turn(self, timeout: float) -> None:
+        """One step. Only one thread at a time."""
+        try:
+            if self._opened or self._open(timeout):
+                self._step(timeout)
+        except Unavailable as error:
+            self._away(error)
+        except WorkerError as error:
+            self._fail(error)
+        self.last_turn = self._clock()
+
+    def _step(self, timeout: float) -> None:
+        self._settle()
+        self._commit()
+        now = self._clock()
+        if self.draining:
+            self._drop_ready(self.lanes.values())
+            if (self.idle and not self.outcomes) or now >= self._deadline:
+                self._close()
+                return
+        else:
+            self._look_at_timers(now)
+        if not self.ready:
+            self._poll(timeout)
+        elif now - self._last_poll > KEEP_ALIVE:
+            self._poll(0.0)
+
+    def _poll(self, timeout: float) -> None:
+        now = self._clock()
+        timeout = max(0.0, min(timeout, self._timers[0][0] - now)) if self._timers else timeout
+        room = 0 if self._no_room() else POLL
+        batches = self.source.poll(room, timeout if room else 0.0)
+        self.counters.polls += 1
+        now = self._last_poll = self._clock()
+        for batch in batches:
+            self._receive(batch, now)
+        if self._away_since is not None:
+            log.info("%s: connected again", self.name)
+            self._away_since, self._attempt = None, 0
+        if not room and timeout and not self.outcomes and not self.ready:
+            self.wake.wait(timeout)
+            self.wake.clear()
+
+    def _no_room(self) -> bool:
+        """Is the next batch of every thread at hand already? Then polling would only move records from the broker to memory."""
+        if self.draining or self.ready:
+            return True
+        return len(self.running) >= self._threads and any(lane.supplied for lane in self.lanes.values())
+
+    def _receive(self, batch: Batch, now: float) -> None:
+        lane = self.lanes.get(batch.partition)
+        if lane is None:
+            lane = self.lanes[batch.partition] = Lane(batch.partition, self.shape)
+        lane.waiting.add(batch, now)
+        self.counters.received += len(batch)
+        self._start(lane, now)
+        if lane.over and not lane.paused:
+            lane.paused = True
+            self.source.pause([lane.partition])
+
+    def _start(self, lane: Lane, now: float) -> None:
+        """Gives to the threads what this lane has for them, and notes when to look at it again."""
+        if not self.draining:
+            if self.probing or self.source.flooded:
+                self._probe(lane, now)
+            else:
+                for work in lane.start(now):
+                    self._give(work)
+            if lane.paused and not lane.closing and lane.waiting.count < self.shape.batch_size:
+                lane.paused = False
+                self.source.resume([lane.partition])
+        at = max(lane.wake_at(), now + 0.01)  # in the past only where something else must happen first
+        if at < lane.timer:
+            lane.timer = at
+            heapq.heappush(self._timers, (at, next(self._order), lane))
+
+    def _give(self, work: Work) -> None:
+        batch, stream = work.batch, work.lane.partition.stream
+        if len(batch) == 1 and stream not in self._oversize and batch.size() > self.shape.max_bytes:
+            self._oversize.add(stream)
+            log.warning("%s: a record of %s is larger than max_bytes=%d: such go alone", self.name, stream, self.shape.max_bytes)
+        self.ready.append(work)
+
+    def _probe(self, lane: Lane, now: float) -> None:
+        self.probing = True
+        if self.idle and not self.outcomes:
+            for work in itertools.islice(lane.start(now, most=1), 1):
+                work.probe = True
+                self._give(work)
+
+    def _look_at_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            _, _, lane = heapq.heappop(self._timers)
+            lane.timer = math.inf
+            if self.lanes.get(lane.partition) is lane:
+                self._start(lane, now)
+
+    # Results
+
+    def _settle(self) -> None:
+        while self.outcomes:
+            work, result = self.outcomes.popleft()
+            lane = work.lane
+            if self.lanes.get(lane.partition) is not lane:  # the only fence: late results of a lost partition end here
+                self.counters.fenced += len(work.batch)
+            elif isinstance(result, WorkerError):
+                lane.drop(work)
+                self._fail(result)
+            else:
+                self._take_in(lane, work, result)
+
+    def _take_in(self, lane: Lane, work: Work, verdict: Verdict) -> None:
+        counters, now = self.counters, self._clock()
+        counters.batches += 1
+        counters.handled += len(verdict.finished)
+        counters.retried += sum(len(part.indices) for part in verdict.again)
+        if self._sink is not None:
+            counters.dead_lettered += len(verdict.given_up)
+        else:
+            counters.discarded += len(verdict.given_up)
+        if verdict.finished and self.probing:
+            self._trust()
+        self._finished += lane.settle(work, verdict, now)
+        self._start(lane, now)
+
+    def _trust(self) -> None:
+        """The probe succeeded."""
+        self.probing = self.source.flooded = False
+        now = self._clock()
+        for lane in self.lanes.values():
+            self._start(lane, now)
+
+    def _commit(self) -> None:
+        if self._finished:
+            finished, self._finished = self._finished, []
+            self.source.commit(finished)
+
+    # Partitions and connections that go
+
+    def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
+        """Called by the source from inside `poll` or `close`. Revoked ones drain and commit; lost ones are forgotten."""
+        lanes = [self.lanes[partition] for partition in partitions if partition in self.lanes]
+        self._drop_ready(lanes)
+        for lane in lanes:
+            lane.closing = True
+        if lost:
+            self._forget(lanes)
+            return
+        deadline = min(self._deadline, self._clock() + self._drain)
+        self._settle()
+        while self._clock() < deadline and not all(lane.idle for lane in lanes):
+            self.wake.wait(0.01)
+            self.wake.clear()
+            self._settle()
+        self._commit()
+        self._forget(lanes)
+
+    def _forget(self, lanes: Collection[Lane]) -> None:
+        for lane in list(lanes):
+            lane.gone = True
+            del self.lanes[lane.partition]
+
+    def _drop_ready(self, lanes: Collection[Lane]) -> None:
+        with self._handover:
+            for work in [work for work in self.ready if work.lane in lanes]:
+                self.ready.remove(work)
+                work.lane.drop(work)
+
+    def _away(self, error: Unavailable) -> None:
+        """Forgets everything unfinished: it comes again. Results of what still runs find no lane."""
+        now = self._clock()
+        self._drop_ready(self.lanes.values())
+        self._forget(self.lanes.values())
+        self._finished.clear()
+        if self._opened:
+            self._opened = False
+            with contextlib.suppress(WorkerError):
+                self.source.close()
+        if self._away_since is None:
+            self._away_since = now
+        self._attempt += 1
+        pause = RECONNECT(self._attempt)
+        self._reopen_at = now + pause
+        if now - self._away_since >= self._wait:
+            self._fail(error)
+        else:
+            log.warning("%s: %s; trying again in %.1f s", self.name, error, pause)
+
+    def _open(self, timeout: float) -> bool:
+        if self.draining:
+            self._close()
+            return False
+        now = self._clock()
+        if now < self._reopen_at:
+            self.wake.wait(min(timeout, self._reopen_at - now))
+            self.wake.clear()
+            return False
+        if self._sink is not None:
+            self._sink.open()
+        self.source.open(self.revoked)
+        self._opened = True
+        return True
+
+    def _fail(self, error: WorkerError) -> None:
+        """Stops by itself: what else is in flight may end, this is not committed."""
+        if self.failure is None:
+            self.failure = error
+            log.error("%s stopped: %s", self.name, error)
+        if isinstance(error, Flooded):
+            self.source.flooded = True
+        self.stop(self._clock() + self._drain)
+
+    def _close(self) -> None:
+        self._drop_ready(self.lanes.values())
+        try:
+            self._commit()
+            self.source.close()
+        except WorkerError as error:
+            log.warning("%s: closing: %s", self.name, error)
+        self._forget(self.lanes.values())
+        self.closed = True

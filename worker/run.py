@@ -1,0 +1,258 @@
+"""Runs the handlers of an app until a signal or a failure: opens, waits, drains, and says with which code to exit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+from worker.deadletter import DeadLetters, Fuse
+from worker.decode import shape
+from worker.dispatch import Dispatch
+from worker.errors import ConfigError
+from worker.interface import Sink, SinkOptions, Source, SourceOptions
+from worker.lane import Shape
+from worker.loop import Counters, Loop
+from worker.plugins import connector
+from worker.retry import Policy
+from worker.threads import EventLoop, Threads
+
+if TYPE_CHECKING:
+    from worker.app import App
+    from worker.settings import HandlerSettings, Settings
+
+log = logging.getLogger("worker")
+
+REPORT = 30.0
+"""Seconds between two lines of progress, while there is any."""
+
+
+class Running:
+    """One handler with its source, its sink, its loop and its threads."""
+
+    def __init__(
+        self, settings: HandlerSettings, events: Callable[[], EventLoop], wait: float, on_closed: Callable[[], None]
+    ) -> None:
+        self.settings = settings
+        options = settings.options
+        wants = shape(settings.function)
+        self.source = self._source(settings)
+        self.sink = self._sink(settings)
+        ordered = self.source.ordered if options.ordered is None else options.ordered
+        lanes = Shape(
+            options.batch_size,
+            options.window,
+            options.max_bytes,
+            options.parallel,
+            ordered,
+            positioned=self.source.ordered,
+            limit=self.source.limit,
+        )
+        self.loop = Loop(
+            settings.name,
+            self.source,
+            lanes,
+            clock=time.monotonic,
+            threads=math.inf if wants.is_async else options.concurrency * options.parallel,
+            drain=options.drain,
+            wait=wait,
+            sink=self.sink,
+        )
+        policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
+        dispatch = Dispatch(
+            settings.name,
+            settings.function,
+            wants,
+            policy,
+            DeadLetters(
+                settings.default_group,
+                self.sink,
+                discard=options.retries is not None,
+                fuse=Fuse(options.flood),
+                timeout=options.dead_letter_timeout,
+            ),
+            max_age=options.max_age,
+            max_age_from=options.max_age_from,
+        )
+        self.threads = Threads(
+            self.loop,
+            dispatch,
+            concurrency=options.concurrency * options.parallel,
+            events=events() if wants.is_async else None,
+            on_closed=on_closed,
+        )
+
+    @staticmethod
+    def _source(settings: HandlerSettings) -> Source:
+        options = settings.options
+        source = connector(settings.connection.scheme).source(
+            SourceOptions(
+                settings.connection,
+                settings.streams,
+                settings.group,
+                batch_size=options.batch_size,
+                in_flight=2 * options.batch_size * options.parallel * options.concurrency,
+                window=options.window,
+                start=options.start,
+                commit_interval=options.commit_interval,
+            )
+        )
+        if options.drain >= source.patience:
+            raise ConfigError(
+                f"handlers.{settings.name}.drain = {options.drain:g}: must be below {source.patience:g} s, "
+                f"after which {settings.connection} gives the partitions away"
+            )
+        if options.dead_letter == "broker" and source.ordered:
+            raise ConfigError(
+                f"handlers.{settings.name}.dead_letter = broker: {settings.connection} has no dead-letter policy; "
+                "name a stream: connection:name"
+            )
+        return source
+
+    @staticmethod
+    def _sink(settings: HandlerSettings) -> Sink | None:
+        if settings.dead_letter is None or settings.dead_letter == "broker":
+            return None
+        connection, stream = settings.dead_letter
+        return connector(connection.scheme).sink(SinkOptions(connection, stream, settings.options.dead_letter_timeout))
+
+    def close(self) -> None:
+        if self.sink is not None:
+            self.sink.close()
+
+
+class Worker:
+    """All handlers of one process."""
+
+    def __init__(self, app: App, settings: Settings, wait: float | None = None) -> None:
+        self._app = app
+        self._requests: queue.SimpleQueue[Literal["look", "stop", "now"]] = queue.SimpleQueue()
+        """What the main thread is to do; a queue whose put a signal handler may call, as an Event's set may not."""
+        self._events: EventLoop | None = None
+        patience = math.inf if wait is None else wait
+        self.handlers = [Running(one, self._event_loop, patience, self._look) for one in settings.handlers.values()]
+
+    def _event_loop(self) -> EventLoop:
+        if self._events is None:
+            self._events = EventLoop()
+            self._events.start()
+        return self._events
+
+    @property
+    def counters(self) -> dict[str, Counters]:
+        return {running.settings.name: running.loop.counters for running in self.handlers}
+
+    def lag(self) -> int | None:
+        """Records still at the brokers, as far as the clients know."""
+        lags = [running.source.lag() for running in self.handlers]
+        return None if None in lags else sum(lag for lag in lags if lag is not None)
+
+    def stop(self, *, now: bool = False) -> None:
+        """Drains every handler; `now`: does not wait for what is in flight. Any thread may call it, and a signal handler."""
+        self._requests.put("now" if now else "stop")
+
+    def _look(self) -> None:
+        self._requests.put("look")
+
+    def _stop(self, now: bool) -> None:
+        for running in self.handlers:
+            running.loop.stop(time.monotonic() + (0.0 if now else running.settings.options.drain))
+
+    def run(self) -> int:
+        """Blocks until everything has closed; returns the exit code."""
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            if self._app.lifespan_function is not None:
+                stack.enter_context(self._lifespan(self._app.lifespan_function))
+            for running in self.handlers:
+                self._announce(running.settings)
+                running.threads.start()
+            self._wait()
+        return self._exit_code()
+
+    def _wait(self) -> None:
+        reported, before = time.monotonic(), 0
+        while not all(running.loop.closed for running in self.handlers):
+            with suppress(queue.Empty):
+                request = self._requests.get(timeout=1.0)
+                if request != "look":
+                    self._stop(now=request == "now")
+            if any(running.loop.failure or running.threads.crash for running in self.handlers):
+                self._stop(now=False)
+            if time.monotonic() - reported >= REPORT:
+                handled = sum(counters.handled for counters in self.counters.values())
+                if handled > before:
+                    log.info("%.0f records/s, %d handled, lag %s", (handled - before) / REPORT, handled, self.lag())
+                reported, before = time.monotonic(), handled
+        for running in self.handlers:
+            if not running.threads.join(1.0):
+                log.warning("%s: still running after its drain; left behind, uncommitted", running.settings.name)
+            running.close()
+
+    def _end(self) -> None:
+        if self._events is not None:
+            self._events.stop()
+
+    def _announce(self, settings: HandlerSettings) -> None:
+        dead = settings.dead_letter
+        log.info(
+            "%s: %s of %s, group %s, dead letters to %s",
+            settings.name,
+            ", ".join(settings.streams),
+            settings.connection,
+            settings.group,
+            "nowhere" if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+        )
+
+    def _exit_code(self) -> int:
+        code = 0
+        for running in self.handlers:
+            if running.threads.crash is not None:
+                log.error("%s: a bug: %s", running.settings.name, "".join(traceback.format_exception(running.threads.crash)))
+                return 1
+            if running.loop.failure is not None and code == 0:
+                code = running.loop.failure.exit_code
+        return code
+
+    @contextmanager
+    def _lifespan(self, function: Callable[[], Any]) -> Iterator[None]:
+        """Async ones on the loop of the async handlers, where their pools must be opened."""
+        made = function()
+        if not hasattr(made, "__anext__"):
+            with contextmanager(lambda: made)():
+                yield
+            return
+        import asyncio
+
+        loop = self._event_loop().loop
+        context = asynccontextmanager(lambda: made)()
+        asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result()
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result()
+
+
+def run(app: App, settings: Settings, *, wait: float | None = None) -> int:
+    """Runs until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
+    worker = Worker(app, settings, wait)
+    signals = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal signals
+        signals += 1
+        worker.stop(now=signals > 1)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return worker.run()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
