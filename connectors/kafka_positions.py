@@ -1,0 +1,152 @@
+"""How far each of our partitions is finished, and when the broker hears of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from connectors.kafka_errors import RETRIED, Explain
+from worker.interface import Batch, Partition
+
+log = logging.getLogger("worker.kafka")
+
+# Foreign metadata is left unread: other tools keep theirs in the same place.
+FLOODED = "stream-worker/1 flooded"
+
+
+class _Position:
+    __slots__ = ("committed", "epoch", "next")
+
+    def __init__(self, offset: int, committed: int | None) -> None:
+        self.next = offset
+        """The first record that is not finished; negative while only the client knows where it started."""
+        self.committed = committed
+        """What the broker has; None: something that has to be written again."""
+        self.epoch = -1
+
+
+class Positions:
+    """The partitions that are ours. An offset here is always the *next* one to read."""
+
+    def __init__(self, interval: float, explain: Explain, clock: Callable[[], float]) -> None:
+        self.flooded = False
+        self._interval = interval
+        self._explain = explain
+        self._clock = clock
+        self._owned: dict[Partition, _Position] = {}
+        self._due = 0.0
+        self._outstanding = False
+        self._complained = -60.0
+
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._owned
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(self._owned)
+
+    def __len__(self) -> int:
+        return len(self._owned)
+
+    def own(self, partition: Partition, offset: int, *, committed: bool) -> None:
+        """Not `committed`: to be made durable at once, though nothing was read yet."""
+        self._owned[partition] = _Position(offset, offset if committed else None)
+        if not committed:
+            self._due = 0.0
+
+    def forget(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self._owned.pop(partition, None)
+
+    def next(self, partition: Partition) -> int:
+        return self._owned[partition].next
+
+    def move(self, partition: Partition, offset: int) -> None:
+        """The broker's log moved under us: start again at `offset`."""
+        self.own(partition, offset, committed=False)
+
+    def finish(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            position = self._owned.get(batch.partition)
+            if position is not None:
+                last = batch.native[-1]
+                position.next = last.offset() + 1
+                position.epoch = -1 if (epoch := last.leader_epoch()) is None else epoch
+
+    def flood(self, flooded: bool) -> None:
+        """Kept with every position, also those that did not move."""
+        if flooded != self.flooded:
+            self.flooded = flooded
+            for position in self._owned.values():
+                position.committed = None
+            self._due = 0.0
+
+    def pending(self, partitions: Collection[Partition] | None = None) -> list[TopicPartition]:
+        metadata = FLOODED if self.flooded else ""
+        return [
+            TopicPartition(partition.stream, int(partition.id), position.next, metadata, position.epoch)
+            for partition, position in self._owned.items()
+            if position.next != position.committed and position.next >= 0 and (partitions is None or partition in partitions)
+        ]
+
+    def send(self, consumer: Consumer) -> None:
+        """Commits what is due without waiting; one request at a time, `answered` hears what became of it."""
+        now = self._clock()
+        if self._outstanding or now < self._due:
+            return
+        self._due = now + self._interval
+        if offsets := self.pending():
+            try:
+                consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as error:
+                self._failed(error.args[0])
+            else:
+                self._outstanding = True
+
+    def answered(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        """What failed stays pending, and goes again as long as the partition is ours."""
+        self._outstanding = False
+        if (first := self._note(error, offsets)) is not None and self.pending():
+            self._failed(first)
+            self._due = self._clock() + min(self._interval, 1.0)
+
+    def flush(
+        self, consumer: Consumer, partitions: Collection[Partition] | None, bound: float, wait: Callable[[], object]
+    ) -> None:
+        """Commits everything and waits for it, at most about `bound` seconds; `wait` passes the time between two tries."""
+        deadline = self._clock() + bound
+        while offsets := self.pending(partitions):
+            try:
+                error = self._note(None, consumer.commit(offsets=offsets, asynchronous=False) or ())
+            except KafkaException as raised:
+                error = raised.args[0]
+            if error is None:
+                return
+            if error.code() not in RETRIED or self._clock() >= deadline:
+                self._failed(error, at_last=True)
+                return
+            wait()
+
+    def _note(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> KafkaError | None:
+        for offset in offsets:
+            if offset.error is not None or error is not None:
+                error = error or offset.error
+                continue
+            position = self._owned.get(Partition(offset.topic, offset.partition))
+            if position is not None:
+                position.committed = offset.offset
+        return error
+
+    def _failed(self, error: KafkaError, at_last: bool = False) -> None:
+        now = self._clock()
+        if at_last or now - self._complained >= 60:
+            self._complained = now
+            then = "these records come again" if at_last else "trying again"
+            log.warning("commit failed: %s: %s", self._explain.text(error), then)
+
+
+def pause_between() -> None:
+    """For `flush` inside a rebalance, where nothing else may be asked of the client."""
+    time.sleep(0.1)

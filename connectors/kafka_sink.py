@@ -1,0 +1,174 @@
+"""Publishes dead letters: idempotent, confirmed by all in-sync replicas, in order per key."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
+from connectors import kafka_config
+from connectors.kafka_errors import MISSING, Explain
+from worker.errors import PublishError, Refused
+from worker.interface import DeadLetter, SinkOptions
+
+log = logging.getLogger("worker.kafka")
+
+_REACH = 10.0
+_SERVE = 0.05
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+
+
+class _Reports:
+    """What became of the letters of one `publish`; the reports may be served by any thread's poll."""
+
+    def __init__(self, expected: int) -> None:
+        self.left = expected
+        self.failed: tuple[KafkaError, Message] | None = None
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self.failed is None:
+            self.failed = error, message
+        self.left -= 1
+
+
+class KafkaSink:
+    """One producer. `client` adds to what librdkafka is told, callbacks for instance."""
+
+    def __init__(
+        self, options: SinkOptions, client: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._options = options
+        self._config = kafka_config.producer_config(options) | dict(client or {})
+        self._clock = clock
+        self._explain = Explain(options.connection.name, self._config, stream=options.stream, operation="Write")
+        self._lock = threading.Lock()
+        self._producer: Producer | None = None
+        self._reason: KafkaError | None = None
+        self._all_down = False
+
+    def open(self) -> None:
+        servers = kafka_config.servers(self._options.connection)
+        try:
+            producer = self._connected()
+            topic = self._reach(producer, servers)
+        except KafkaException as error:
+            raise self._explain.error(error.args[0]) from error
+        if topic.error is not None and topic.error.code() in MISSING:
+            near = get_close_matches(self._options.stream, producer.list_topics(timeout=_REACH).topics, 3, 0.7)
+            hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct `dead_letter`"
+            raise Refused(f"connection {self._options.connection.name}: there is no topic {self._options.stream}: {hint}")
+        if topic.error is not None and self._explain.permanent(topic.error):
+            raise self._explain.error(topic.error)
+
+    def _reach(self, producer: Producer, servers: str) -> Any:
+        deadline = self._clock() + _REACH
+        wait = 0.5
+        while True:
+            try:
+                return producer.list_topics(self._options.stream, timeout=wait).topics[self._options.stream]
+            except KafkaException as error:
+                producer.poll(0)
+                hopeless = self._all_down or (self._reason is not None and self._explain.permanent(self._reason))
+                if hopeless or self._clock() >= deadline:
+                    raise self._explain.unreachable(self._reason, servers) from error
+                wait *= 2
+
+    def _heard(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._all_down = True
+        else:
+            self._reason = error
+
+    def _connected(self) -> Producer:
+        with self._lock:
+            if self._producer is None:
+                self._reason, self._all_down = None, False
+                servers = kafka_config.servers(self._options.connection)
+                self._producer = Producer(
+                    self._config | {"bootstrap.servers": servers, "error_cb": self._heard}, logger=kafka_config.ClientLog()
+                )
+            return self._producer
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        reports = _Reports(len(letters))
+        deadline = self._clock() + self._options.timeout + 1
+        producer = self._connected()
+        try:
+            for letter in letters:
+                self._produce(producer, letter, reports, deadline)
+        except KafkaException as error:
+            raise self._failure(error.args[0], None) from error
+        # Another thread's poll may serve our reports, hence no longer wait than this.
+        while reports.left and self._clock() < deadline:
+            producer.poll(_SERVE)
+        if reports.failed is not None:
+            raise self._failure(*reports.failed)
+        if reports.left:
+            raise PublishError(f"{self._stream}: {reports.left} not confirmed in {self._options.timeout:g} s{self._why()}")
+
+    def _produce(self, producer: Producer, letter: DeadLetter, reports: _Reports, deadline: float) -> None:
+        record = letter.record
+        while True:
+            try:
+                producer.produce(
+                    self._options.stream,
+                    record.value,
+                    record.key,
+                    on_delivery=reports,
+                    timestamp=record.timestamp or 0,
+                    headers=list(letter.headers),
+                )
+                return
+            except BufferError:
+                if self._clock() >= deadline:
+                    raise PublishError(f"{self._stream}: the producer's queue stays full{self._why()}") from None
+                producer.poll(_SERVE)
+
+    @property
+    def _stream(self) -> str:
+        return f"{self._options.connection.name}:{self._options.stream}"
+
+    def _why(self) -> str:
+        return f": {self._explain.text(self._reason)}" if self._reason is not None else ""
+
+    def _failure(self, error: KafkaError, message: Message | None) -> PublishError:
+        if error.code() == KafkaError._FATAL or error.fatal():
+            # An idempotent producer that lost its sequence never works again; a new one does.
+            with self._lock:
+                self._producer = None
+        if error.code() in _TOO_LARGE:
+            size = f" of {len(message):,} bytes" if message is not None else ""
+            return PublishError(
+                f"{self._stream}: a dead letter{size} with its headers is larger than the topic's max.message.bytes"
+                f"{self._limit()}: raise that to more than the source's",
+                permanent=True,
+            )
+        if error.code() == KafkaError._MSG_TIMED_OUT:
+            return PublishError(f"{self._stream}: not confirmed in {self._options.timeout:g} s{self._why()}")
+        permanent = self._explain.permanent(error) and not error.fatal()
+        return PublishError(str(self._explain.error(error)), permanent=permanent or error.code() in MISSING)
+
+    def _limit(self) -> str:
+        """The topic's limit, if we may know it."""
+        name = "max.message.bytes"
+        try:
+            login = {k: v for k, v in self._config.items() if k.startswith(("security", "sasl", "ssl", "oauth"))}
+            admin = AdminClient(
+                login | {"bootstrap.servers": kafka_config.servers(self._options.connection)}, logger=kafka_config.ClientLog()
+            )
+            resource = ConfigResource(ConfigResource.Type.TOPIC, self._options.stream)
+            return f" ({int(admin.describe_configs([resource], request_timeout=5)[resource].result(6)[name].value):,})"
+        except (KafkaException, TimeoutError, KeyError):
+            return ""
+
+    def close(self) -> None:
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.flush(1)

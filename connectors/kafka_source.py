@@ -1,0 +1,452 @@
+"""Reads topics as a member of a consumer group."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connectors import kafka_config
+from connectors.kafka_batch import errors, partition_of, split
+from connectors.kafka_errors import MISSING, Explain
+from connectors.kafka_health import Health
+from connectors.kafka_positions import FLOODED, Positions, pause_between
+from connectors.kafka_start import lookup, starts
+from worker.errors import Refused, Unavailable
+from worker.interface import Batch, OnRevoke, Partition, SourceOptions
+
+log = logging.getLogger("worker.kafka")
+
+_TEND = 0.1
+_REACH = 10.0
+_COMMITTED = 30.0
+_FLUSH = 5.0
+_HELD = 1_000
+_HELD_BYTES = 8 * 1024 * 1024
+_BROKEN = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
+
+
+class KafkaSource:
+    """One consumer. `client` adds to what librdkafka is told, callbacks for instance."""
+
+    ordered = True
+    limit = None
+    hold = math.inf
+
+    def __init__(
+        self, options: SourceOptions, client: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._options = options
+        self._config = kafka_config.consumer_config(options) | dict(client or {})
+        self._policy = kafka_config.out_of_range(options.connection)
+        self._cooperative = kafka_config.cooperative(self._config)
+        self._clock = clock
+        self._explain = Explain(options.connection.name, self._config, stream=", ".join(options.streams), group=options.group)
+        self.patience = kafka_config.milliseconds(self._config, "max.poll.interval.ms", 300_000)
+        self._consumer: Consumer | None = None
+        self._proven = False
+        self._reset()
+
+    def _reset(self) -> None:
+        session = kafka_config.milliseconds(self._config, "session.timeout.ms", 45_000)
+        self._health = Health(self._explain, self._some_topic, session, self._clock)
+        self._positions = Positions(self._options.commit_interval, self._explain, self._clock)
+        self._known: dict[str, int] = {}
+        self._gone: set[str] = set()
+        self._broken: dict[Partition, int] = {}
+        self._paused: set[Partition] = set()
+        self._topic: str | None = None
+        # Popped from the client but not handed out: while the core has no room, and within one poll.
+        self._held: list[Message] = []
+        self._hand: list[Message] = []
+        self._choked = False
+        self._moved = False
+        self._raised: BaseException | None = None
+        self._polled = self._clock()
+        self._gap = 0.0
+        self._popped = self._tended = 0.0
+        self._grumbled = -60.0
+
+    # -- the connection ------------------------------------------------------------------------------------------------------
+
+    def open(self, on_revoke: OnRevoke) -> None:
+        self._reset()
+        self._on_revoke = on_revoke
+        servers = kafka_config.servers(self._options.connection)
+        callbacks = {"error_cb": self._health.heard, "on_commit": self._positions.answered}
+        try:
+            consumer = Consumer(self._config | callbacks | {"bootstrap.servers": servers}, logger=kafka_config.ClientLog())
+        except KafkaException as error:
+            raise self._explain.error(error.args[0]) from error
+        try:
+            self._reach(consumer, servers)
+            self._look_for_topics(consumer)
+            consumer.subscribe(
+                list(self._options.streams),
+                on_assign=self._never_raising(self._assigned),
+                on_revoke=self._never_raising(self._revoked),
+                on_lost=self._never_raising(self._lost),
+            )
+        except KafkaException as error:
+            consumer.close()
+            raise self._explain.error(error.args[0]) from error
+        except BaseException:
+            consumer.close()
+            raise
+        self._consumer = consumer
+        self._proven = True
+        self._polled = self._clock()
+
+    def _reach(self, consumer: Consumer, servers: str) -> None:
+        """Nothing raises by itself when no broker can be used: the reason comes to `error_cb`, if somebody polls."""
+        deadline = self._clock() + _REACH
+        wait = 0.5
+        while True:
+            try:
+                consumer.list_topics(self._some_topic, timeout=wait)
+                return
+            except KafkaException as error:
+                consumer.poll(0)
+                reason = self._health.reason
+                hopeless = self._health.all_down or (reason is not None and self._explain.permanent(reason))
+                if not hopeless and self._clock() < deadline:
+                    wait *= 2
+                    continue
+                failure = self._explain.unreachable(reason, servers)
+                # These settings have worked: a broker that starts refuses logins that it will accept later.
+                raise (Unavailable(str(failure)) if self._proven else failure) from error
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [stream for stream in self._options.streams if stream.startswith("^")]
+
+    @property
+    def _some_topic(self) -> str | None:
+        """One to ask the broker about; None asks for all, where only patterns are given."""
+        return next((stream for stream in self._options.streams if not stream.startswith("^")), None)
+
+    def _look_for_topics(self, consumer: Consumer) -> None:
+        """Learns how many partitions there are; refuses a topic that does not exist, unless it did before."""
+        if self._patterns:
+            self._known = {name: len(topic.partitions) for name, topic in consumer.list_topics(timeout=_REACH).topics.items()}
+        for pattern in self._patterns:
+            if not any(re.match(pattern, name) for name in self._known):
+                log.warning("no topic matches %s yet", pattern)
+        for stream in self._options.streams:
+            if stream in self._patterns:
+                continue
+            topic = consumer.list_topics(stream, timeout=_REACH).topics[stream]
+            if topic.error is not None and topic.error.code() in MISSING:
+                if not self._proven:
+                    raise Refused(self._missing(consumer, stream))
+                self._vanished(stream)
+            elif topic.error is not None and self._explain.permanent(topic.error):
+                raise self._explain.error(topic.error, stream)
+            self._known[stream] = len(topic.partitions)
+
+    def _missing(self, consumer: Consumer, stream: str) -> str:
+        near = get_close_matches(stream, consumer.list_topics(timeout=_REACH).topics, 3, 0.7)
+        hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct the handler's stream"
+        return f"connection {self._options.connection.name}: there is no topic {stream}: {hint}"
+
+    def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        self._gap = self._clock() - self._polled
+        if not self._health.down and self._gap < self.patience:
+            # A rebalance under way refuses commits: polled through, it takes them. What that pops is not ours to handle any more.
+            self._positions.flush(consumer, None, _FLUSH, lambda: consumer.poll(0.1))
+        consumer.close()
+        self._raise()
+
+    # -- rebalances ----------------------------------------------------------------------------------------------------------
+
+    def _never_raising(
+        self, method: Callable[[Consumer, list[TopicPartition]], None]
+    ) -> Callable[[Consumer, list[TopicPartition]], None]:
+        """An exception that leaves a callback destroys the records the client has popped: it is raised afterwards."""
+
+        def callback(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            try:
+                method(consumer, partitions)
+            except KafkaException as error:
+                self._raised = self._raised or self._explain.error(error.args[0])
+            except BaseException as error:
+                self._raised = self._raised or error
+
+        return callback
+
+    def _raise(self) -> None:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+
+    def _assigned(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        found = consumer.committed(assigned, timeout=_COMMITTED) if assigned else []
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        begin = {Partition(place.topic, place.partition): place.offset for place in found}
+        without = [partition for partition, offset in begin.items() if offset < 0]
+        if without:
+            begin |= starts(consumer, without, self._options.start, self._known, self._options.group)
+        if any(place.metadata == FLOODED for place in found):
+            self._positions.flooded = True
+        for partition, offset in begin.items():
+            self._known[partition.stream] = max(self._known.get(partition.stream, 0), int(partition.id) + 1)
+            self._positions.own(partition, offset, committed=partition not in without)
+            self._appeared(partition.stream)
+        if without:
+            # Else a restart before the first commit would begin at a later "latest", and skip.
+            self._positions.flush(consumer, without, _FLUSH, pause_between)
+        places = [TopicPartition(p.stream, int(p.id), offset) for p, offset in begin.items()]
+        (consumer.incremental_assign if self._cooperative else consumer.assign)(places)
+        if self._choked:
+            consumer.pause(places)
+        self._regroup()
+
+    def _revoked(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        # librdkafka may call this for partitions that are lost, when the poll came too late (librdkafka#5604).
+        self._give_back(consumer, revoked, lost=self._gap > self.patience or self._health.down)
+
+    def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        self._give_back(consumer, lost, lost=True)
+
+    def _give_back(self, consumer: Consumer, places: list[TopicPartition], lost: bool) -> None:
+        partitions = {Partition(place.topic, place.partition) for place in places}
+        try:
+            self._on_revoke(partitions, lost=lost)
+            if not lost:
+                self._positions.flush(consumer, partitions, _FLUSH, pause_between)
+        finally:
+            self._moved = True
+            self._positions.forget(partitions)
+            self._drop(partitions)
+            self._paused -= partitions
+            for partition in partitions:
+                self._broken.pop(partition, None)
+            self._regroup()
+            if self._cooperative:
+                consumer.incremental_unassign(places)
+            else:
+                consumer.unassign()
+
+    def _regroup(self) -> None:
+        topics = {partition.stream for partition in self._positions}
+        self._topic = topics.pop() if len(topics) == 1 else None
+
+    def _drop(self, partitions: Collection[Partition]) -> None:
+        self._hand = [message for message in self._hand if partition_of(message) not in partitions]
+        self._held = [message for message in self._held if partition_of(message) not in partitions]
+
+    # -- records -------------------------------------------------------------------------------------------------------------
+
+    def poll(self, max_records: int, timeout: float) -> list[Batch]:
+        consumer = self._consumer
+        if consumer is None:
+            raise Unavailable("the source is not open")
+        self._gap = self._clock() - self._polled
+        try:
+            messages = self._receive(consumer, max_records, timeout) if max_records else self._idle(consumer)
+        except KafkaException as error:
+            raise self._explain.error(error.args[0]) from error
+        self._polled = now = self._clock()
+        if messages and errors(messages):
+            messages = self._without_errors(messages)
+        if now >= self._tended + _TEND:
+            self._tended = now
+            self._tend(consumer)
+        if self._raised is not None:
+            self._raise()
+        return list(split(messages, self._topic)) if messages else []
+
+    def _receive(self, consumer: Consumer, max_records: int, timeout: float) -> list[Message]:
+        self._moved = False
+        self._hand = self._take(max_records) if self._held else []
+        if not self._hand:
+            first = consumer.poll(timeout)
+            if first is None:
+                return []
+            self._hand.append(first)
+        rest = consumer.consume(max_records - len(self._hand), 0)
+        messages = self._hand + rest if self._hand else rest
+        self._hand = []
+        if self._moved:
+            messages = [message for message in messages if message.error() or partition_of(message) in self._positions]
+        return messages
+
+    def _take(self, max_records: int) -> list[Message]:
+        """What was held back, as far as its partition is not paused."""
+        ready = [message for message in self._held if partition_of(message) not in self._paused][:max_records]
+        taken = set(map(id, ready))
+        self._held = [message for message in self._held if id(message) not in taken]
+        return ready
+
+    def _idle(self, consumer: Consumer) -> list[Message]:
+        """The core has no room: stays in the group, and serves rebalances, without throwing away what was prefetched.
+
+        A `consume` of nothing counts as a poll but serves no callbacks; popping a record does, so a few are popped and held.
+        """
+        consumer.consume(0, 0)
+        now = self._clock()
+        if now < self._popped + _TEND:
+            return []
+        self._popped = now
+        message = consumer.poll(0)
+        if message is None:
+            return []
+        if message.error() is not None:
+            return [message]
+        self._held.append(message)
+        if not self._choked and (len(self._held) >= _HELD or sum(map(len, self._held)) >= _HELD_BYTES):
+            self._choked = True
+            consumer.pause(self._places(self._positions))
+        return []
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._trouble(message, error)
+        return [message for message in messages if message.error() is None]
+
+    def _trouble(self, message: Message, error: KafkaError) -> None:
+        code, topic = error.code(), message.topic()
+        if code == KafkaError._PARTITION_EOF:
+            return
+        if code in _BROKEN:
+            self._broken[partition_of(message)] = message.offset() or 0
+        elif code in MISSING and topic is not None:
+            self._vanished(topic)
+        elif self._explain.permanent(error):
+            raise self._explain.error(error, topic)
+        elif code == KafkaError._MAX_POLL_EXCEEDED:
+            log.warning("not polled for %.0f s (max.poll.interval.ms): out of the group, its records come again", self.patience)
+        elif code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+            self._health.heard(error)
+        elif self._clock() - self._grumbled >= 10:
+            self._grumbled = self._clock()
+            log.warning("%s: %s", topic or "kafka", self._explain.text(error))
+
+    # -- what is looked after now and then -----------------------------------------------------------------------------------
+
+    def _tend(self, consumer: Consumer) -> None:
+        self._positions.send(consumer)
+        if self._health.doubtful:
+            self._health.look(consumer)
+        if self._broken and not self._health.down:
+            self._repair(consumer)
+        if self._choked and not self._held:
+            self._choked = False
+            consumer.resume(self._places(set(self._positions) - self._paused))
+
+    def _vanished(self, topic: str) -> None:
+        # Made again, it is new: it starts at its earliest record, like any partition that was not there at the start.
+        self._known[topic] = 0
+        if topic not in self._gone:
+            self._gone.add(topic)
+            log.warning("topic %s is gone: waiting until it is there again", topic)
+
+    def _appeared(self, topic: str) -> None:
+        if topic in self._gone:
+            self._gone.discard(topic)
+            log.info("topic %s is there again", topic)
+
+    def _repair(self, consumer: Consumer) -> None:
+        """The broker does not have the position any more: retention passed it, or the topic is another one now."""
+        try:
+            first = lookup(consumer, self._broken, OFFSET_BEGINNING)
+            end = lookup(consumer, self._broken, OFFSET_END)
+        except KafkaException as error:
+            if error.args[0].code() in MISSING:
+                for partition in self._broken:
+                    self._vanished(partition.stream)
+            return
+        broken, self._broken = self._broken, {}
+        for partition, offset in broken.items():
+            if partition in self._positions:
+                at = offset if offset >= 0 else self._positions.next(partition)
+                self._begin_again(consumer, partition, at, first[partition], end[partition])
+
+    def _begin_again(self, consumer: Consumer, partition: Partition, at: int, first: int, end: int) -> None:
+        replaced = at > end
+        what = (
+            f"it ends at {end}, so it was truncated or made again"
+            if replaced
+            else f"{max(0, first - at)} records are gone, it begins at {first}"
+        )
+        group = self._options.group
+        if self._policy == "stop":
+            raise Refused(
+                f"group {group} stands at {at} of {partition}, but {what}: set its position, "
+                "or the connection's out_of_range to earliest or latest"
+            )
+        target, name = (end, "latest") if self._policy == "latest" and not replaced else (first, "earliest")
+        log.error("group %s stands at %d of %s, but %s: going on at %s (%d)", group, at, partition, what, name, target)
+        if replaced:
+            # What is in flight has offsets of the old log: its result must not move the position in the new one.
+            self._on_revoke({partition}, lost=True)
+        if replaced or self._positions.next(partition) <= at:
+            self._positions.move(partition, target)
+        consumer.seek(TopicPartition(partition.stream, int(partition.id), target))
+
+    # -- what the core asks for ----------------------------------------------------------------------------------------------
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        self._positions.finish(batches)
+
+    def rewind(self, partition: Partition) -> None:
+        if self._consumer is None or partition not in self._positions:
+            return
+        self._drop({partition})
+        try:
+            self._consumer.seek(TopicPartition(partition.stream, int(partition.id), self._positions.next(partition)))
+        except KafkaException as error:
+            raise self._explain.error(error.args[0]) from error
+
+    def reject(self, batches: Sequence[Batch]) -> None:
+        raise Refused('Kafka has no dead-letter policy, so not dead_letter="broker" but a topic: dead_letter="kafka:TOPIC"')
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        ours = {partition for partition in partitions if partition in self._positions} - self._paused
+        self._paused |= ours
+        if self._consumer is not None and ours and not self._choked:
+            self._consumer.pause(self._places(ours))
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        # Resuming what is not paused has delivered records twice (confluent-kafka before 2.4).
+        ours = self._paused.intersection(partitions)
+        self._paused -= ours
+        if self._consumer is not None and ours and not self._choked:
+            self._consumer.resume(self._places(ours))
+
+    def _places(self, partitions: Collection[Partition] | Positions) -> list[TopicPartition]:
+        return [TopicPartition(partition.stream, int(partition.id)) for partition in partitions]
+
+    def lag(self) -> int | None:
+        consumer = self._consumer
+        if consumer is None or not len(self._positions):
+            return None
+        total = len(self._held)
+        for place in consumer.position(self._places(self._positions)):
+            _, high = consumer.get_watermark_offsets(place, cached=True)
+            position = place.offset if place.offset >= 0 else self._positions.next(Partition(place.topic, place.partition))
+            if high < 0 or position < 0:
+                return None
+            total += max(0, high - position)
+        return total
+
+    @property
+    def flooded(self) -> bool:
+        return self._positions.flooded
+
+    @flooded.setter
+    def flooded(self, flooded: bool) -> None:
+        self._positions.flood(flooded)
