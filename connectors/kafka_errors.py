@@ -81,19 +81,23 @@ class Explain:
         text = error.str()
         text = re.sub(r"^(\w+://)?[^ ]+/(bootstrap|\d+): ", "", text)
         text = re.sub(r" \(after \d+ms in state \w+[^)]*\)", "", text)
+        text = re.sub(r"^Fatal error: (.*): Fatal consumer error: .*", r"\1", text)
         return redact(text.strip().rstrip(":"), self._config)
 
     def permanent(self, error: KafkaError) -> bool:
-        return error.code() in _REMEDY or error.fatal()
+        return error.code() in _REMEDY or error.fatal() or error.code() == KafkaError._FATAL
 
     def error(self, error: KafkaError, stream: str | None = None) -> ConnectorError:
         """`Refused` for what will not heal, else `Unavailable`."""
         said = self.text(error)
-        remedy = _REMEDY.get(error.code())
-        if remedy is not None:
+        code = error.code()
+        if code == KafkaError._FATAL:
+            # What it was is only in the text.
+            code = next((code for code in _REMEDY if KafkaError(code).str() in said), code)
+        if (remedy := _REMEDY.get(code)) is not None:
             words = self._words | ({"stream": stream} if stream else {})
             return Refused(f"{self._where}{remedy.format(**words)} ({said})")
-        return (Refused if error.fatal() else Unavailable)(self._where + said)
+        return (Refused if self.permanent(error) else Unavailable)(self._where + said)
 
     def unreachable(self, reason: KafkaError | None, servers: str) -> ConnectorError:
         """Why nobody answered at `servers`, as far as the client's last words and a look of our own tell."""

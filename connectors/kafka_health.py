@@ -22,6 +22,8 @@ class Health:
     def __init__(self, explain: Explain, topic: str | None, patience: float, clock: Callable[[], float]) -> None:
         self.reason: KafkaError | None = None
         """What the client last complained of, where it said more than that all brokers are down."""
+        self.fatal = False
+        """The client does nothing any more."""
         self.all_down = False
         self.down = False
         self._explain = explain
@@ -39,6 +41,11 @@ class Health:
         if self._since is None:
             self._since = self._clock()
             self._next = 0.0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a commit has no chance."""
+        return self.down or self.fatal
 
     @property
     def doubtful(self) -> bool:

@@ -160,7 +160,7 @@ class KafkaSource:
         if consumer is None:
             return
         self._gap = self._clock() - self._polled
-        if not self._health.down and self._gap < self.patience:
+        if not self._health.hopeless and self._gap < self.patience:
             # A rebalance under way refuses commits: polled through, it takes them. What that pops is not ours to handle any more.
             self._positions.flush(consumer, None, _FLUSH, lambda: consumer.poll(0.1))
         consumer.close()
@@ -214,7 +214,7 @@ class KafkaSource:
 
     def _revoked(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         # librdkafka may call this for partitions that are lost, when the poll came too late (librdkafka#5604).
-        self._give_back(consumer, revoked, lost=self._gap > self.patience or self._health.down)
+        self._give_back(consumer, revoked, lost=self._gap > self.patience or self._health.hopeless)
 
     def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         self._give_back(consumer, lost, lost=True)
@@ -326,6 +326,7 @@ class KafkaSource:
         elif code in MISSING and topic is not None:
             self._vanished(topic)
         elif self._explain.permanent(error):
+            self._health.fatal |= code == KafkaError._FATAL
             raise self._explain.error(error, topic)
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("not polled for %.0f s (max.poll.interval.ms): out of the group, its records come again", self.patience)
@@ -395,7 +396,22 @@ class KafkaSource:
             self._on_revoke({partition}, lost=True)
         if replaced or self._positions.next(partition) <= at:
             self._positions.move(partition, target)
-        consumer.seek(TopicPartition(partition.stream, int(partition.id), target))
+        self._take_anew(consumer, TopicPartition(partition.stream, int(partition.id), target))
+
+    def _take_anew(self, consumer: Consumer, place: TopicPartition) -> None:
+        """After such an error the client reads a partition no more and refuses to seek: only assigning it again helps."""
+        partition = Partition(place.topic, place.partition)
+        if self._cooperative:
+            consumer.incremental_unassign([place])
+            consumer.incremental_assign([place])
+        else:
+            others = consumer.position(self._places(set(self._positions) - {partition}))
+            for other in others:
+                if other.offset < 0:
+                    other.offset = self._positions.next(Partition(other.topic, other.partition))
+            consumer.assign([*others, place])
+        if stopped := set(self._positions) if self._choked else self._paused:
+            consumer.pause(self._places(stopped))
 
     # -- what the core asks for ----------------------------------------------------------------------------------------------
 
