@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 from worker.batching import Waiting
 from worker.interface import Batch, Partition
@@ -117,7 +118,7 @@ class Lane:
             most -= len(whole.batch)
             by_slot: dict[int, list[int]] = {}
             for index, key in enumerate(whole.batch.keys()):
-                by_slot.setdefault(0 if key is None else hash(key) % shape.parallel, []).append(index)
+                by_slot.setdefault(0 if key is None else crc32(key) % shape.parallel, []).append(index)
             for number, indices in by_slot.items():
                 self._append(number, _part(whole, indices, number))
 

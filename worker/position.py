@@ -38,7 +38,8 @@ class Prefix:
 
     def finish(self, numbers: Sequence[int], batch: Batch) -> list[Batch]:
         first = self._held[0]
-        if len(numbers) == len(first) and numbers[0] == self._head and not self._done:
+        whole = len(numbers) == len(first) and numbers[0] == self._head and numbers[-1] == self._head + len(first) - 1
+        if whole and not self._done:
             self._held.popleft()
             self._move(len(first))
             return [first]

@@ -1,0 +1,74 @@
+"""Log lines: for people, or as JSON; inside a handler they say for which records."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import os
+import sys
+import time
+from typing import TextIO
+
+from worker.interface import Batch
+
+running: contextvars.ContextVar[tuple[str, Batch] | None] = contextvars.ContextVar("worker_running", default=None)
+"""The handler's name and the batch it is called with, in the context of the call."""
+
+FIELDS = ("handler", "partition", "first", "last")
+COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+
+
+def where() -> dict[str, str | int]:
+    """The fields of a line that is written inside a handler."""
+    current = running.get()
+    if current is None:
+        return {}
+    name, batch = current
+    first, last = batch.record(0).id, batch.record(len(batch) - 1).id
+    return dict(zip(FIELDS, (name, str(batch.partition), first, last), strict=True))
+
+
+class People(logging.Formatter):
+    """`12:00:01 WARNING text`, coloured where the stream is a terminal."""
+
+    def __init__(self, colours: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        self._colours = colours
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        if not record.name.startswith("worker"):
+            fields = where()
+            if fields:
+                line += " ({handler} {partition} {first}-{last})".format_map(fields)
+        colour = COLOURS.get(record.levelno)
+        return f"\x1b[{colour}m{line}\x1b[0m" if self._colours and colour else line
+
+
+class Json(logging.Formatter):
+    """One object a line."""
+
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **where(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(*, as_json: bool, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sends the root logger to `stream` (stderr). The client libraries' own lines are at DEBUG."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Json() if as_json else People(stream.isatty() and "NO_COLOR" not in os.environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
