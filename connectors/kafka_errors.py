@@ -44,8 +44,8 @@ _REMEDY = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "no permission for topic {stream}: give this user the ACL {operation} on it",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "no permission for group {group}: give this user the ACL Read on it, or set `group`",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "no permission on the cluster: give this user the ACL {operation} on it",
-    KafkaError._AUTHENTICATION: "login failed: check user, password and sasl.mechanism",
-    KafkaError.SASL_AUTHENTICATION_FAILED: "login failed: check user, password and sasl.mechanism",
+    KafkaError._AUTHENTICATION: "login failed: {login}",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "login failed: {login}",
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "login failed: the broker does not know this sasl.mechanism",
     KafkaError.INVALID_GROUP_ID: "the broker takes no group named {group}: set `group`",
     KafkaError.INCONSISTENT_GROUP_PROTOCOL: (
@@ -80,7 +80,7 @@ class Explain:
         """What the client says, without its decoration and without secrets."""
         text = error.str()
         text = re.sub(r"^(\w+://)?[^ ]+/(bootstrap|\d+): ", "", text)
-        text = re.sub(r" \(after \d+ms in state \w+[^)]*\)", "", text)
+        text = re.sub(r" \(after \d+ms in state .*\)$", "", text)
         text = re.sub(r"^Fatal error: (.*): Fatal consumer error: .*", r"\1", text)
         return redact(text.strip().rstrip(":"), self._config)
 
@@ -95,7 +95,7 @@ class Explain:
             # What it was is only in the text.
             code = next((code for code in _REMEDY if KafkaError(code).str() in said), code)
         if (remedy := _REMEDY.get(code)) is not None:
-            words = self._words | ({"stream": stream} if stream else {})
+            words = self._words | {"login": _login(said)} | ({"stream": stream} if stream else {})
             return Refused(f"{self._where}{remedy.format(**words)} ({said})")
         return (Refused if self.permanent(error) else Unavailable)(self._where + said)
 
@@ -123,6 +123,14 @@ class Explain:
         if "ssl" not in protocol and closed and not re.search("refused|resolve", said, re.I) and _speaks_tls(servers):
             return f"{servers} speaks TLS and we do not: set security.protocol={'sasl_ssl' if 'sasl' in protocol else 'ssl'}"
         return None
+
+
+def _login(said: str) -> str:
+    if supported := re.search(r"supported mechanisms: (.+)", said):
+        return f"set sasl.mechanism to one the broker supports, {supported[1]}"
+    if "not valid in current SASL state" in said:
+        return "this port asks for no login: use the broker's SASL port, or leave out user and sasl.*"
+    return "check user, password and sasl.mechanism"
 
 
 def _hosts(servers: str) -> list[tuple[str, int]]:

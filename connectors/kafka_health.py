@@ -38,6 +38,10 @@ class Health:
             self.all_down = True
         else:
             self.reason = error
+        self.wonder()
+
+    def wonder(self) -> None:
+        """Something looks as if the broker was not there."""
         if self._since is None:
             self._since = self._clock()
             self._next = 0.0

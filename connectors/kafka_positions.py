@@ -112,10 +112,8 @@ class Positions:
             self._failed(first)
             self._due = self._clock() + min(self._interval, 1.0)
 
-    def flush(
-        self, consumer: Consumer, partitions: Collection[Partition] | None, bound: float, wait: Callable[[], object]
-    ) -> None:
-        """Commits everything and waits for it, at most about `bound` seconds; `wait` passes the time between two tries."""
+    def flush(self, consumer: Consumer, partitions: Collection[Partition], bound: float) -> None:
+        """Inside a rebalance, where the client may not be polled: commits and waits for it, for about `bound` seconds."""
         deadline = self._clock() + bound
         while offsets := self.pending(partitions):
             try:
@@ -127,7 +125,22 @@ class Positions:
             if error.code() not in RETRIED or self._clock() >= deadline:
                 self._failed(error, at_last=True)
                 return
-            wait()
+            time.sleep(0.1)
+
+    def settle(self, consumer: Consumer, bound: float) -> bool:
+        """Commits everything at a close: a rebalance under way refuses commits, and polled through it takes them.
+
+        Not `flush`: without a broker that waits for a whole session. What polling pops is not ours to handle any more.
+        """
+        deadline = self._clock() + bound
+        while self._outstanding or self.pending():
+            if self._clock() >= deadline:
+                log.warning("the last commits were not confirmed: their records come again")
+                return False
+            self._due = min(self._due, self._clock())
+            self.send(consumer)
+            consumer.poll(0.1)
+        return True
 
     def _note(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> KafkaError | None:
         for offset in offsets:
@@ -145,8 +158,3 @@ class Positions:
             self._complained = now
             then = "these records come again" if at_last else "trying again"
             log.warning("commit failed: %s: %s", self._explain.text(error), then)
-
-
-def pause_between() -> None:
-    """For `flush` inside a rebalance, where nothing else may be asked of the client."""
-    time.sleep(0.1)

@@ -77,7 +77,7 @@ class KafkaSink:
                 hopeless = self._all_down or (self._reason is not None and self._explain.permanent(self._reason))
                 if hopeless or self._clock() >= deadline:
                     raise self._explain.unreachable(self._reason, servers) from error
-                wait *= 2
+                wait = min(wait * 2, 2.0)
 
     def _heard(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

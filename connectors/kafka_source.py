@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -16,7 +18,7 @@ from connectors import kafka_config
 from connectors.kafka_batch import errors, partition_of, split
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
-from connectors.kafka_positions import FLOODED, Positions, pause_between
+from connectors.kafka_positions import FLOODED, Positions
 from connectors.kafka_start import lookup, starts
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
@@ -27,6 +29,9 @@ _TEND = 0.1
 _REACH = 10.0
 _COMMITTED = 30.0
 _FLUSH = 5.0
+_LEAVE = 5.0
+_SHORT = 1.0
+_SERVE = 0.05
 _HELD = 1_000
 _HELD_BYTES = 8 * 1024 * 1024
 _BROKEN = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -116,7 +121,7 @@ class KafkaSource:
                 reason = self._health.reason
                 hopeless = self._health.all_down or (reason is not None and self._explain.permanent(reason))
                 if not hopeless and self._clock() < deadline:
-                    wait *= 2
+                    wait = min(wait * 2, 2.0)
                     continue
                 failure = self._explain.unreachable(reason, servers)
                 # These settings have worked: a broker that starts refuses logins that it will accept later.
@@ -161,10 +166,29 @@ class KafkaSource:
             return
         self._gap = self._clock() - self._polled
         if not self._health.hopeless and self._gap < self.patience:
-            # A rebalance under way refuses commits: polled through, it takes them. What that pops is not ours to handle any more.
-            self._positions.flush(consumer, None, _FLUSH, lambda: consumer.poll(0.1))
-        consumer.close()
+            with contextlib.suppress(KafkaException):
+                self._health.down = not self._positions.settle(consumer, _FLUSH)
+        self._leave(consumer)
         self._raise()
+
+    def _leave(self, consumer: Consumer) -> None:
+        """`Consumer.close` waits for minutes on a broker that accepts and says nothing, so it is not waited for.
+
+        Partitions are handed back before, because that calls the core, which expects its own thread.
+        """
+        deadline = self._clock() + _LEAVE
+        with contextlib.suppress(KafkaException):
+            consumer.unsubscribe()
+            while len(self._positions) and self._clock() < deadline:
+                consumer.poll(_SERVE)
+        if rest := set(self._positions):
+            self._positions.forget(rest)
+            self._on_revoke(rest, lost=True)
+        closing = threading.Thread(target=consumer.close, name="kafka-close", daemon=True)
+        closing.start()
+        closing.join(_SHORT if self._health.hopeless else _LEAVE)
+        if closing.is_alive():
+            log.warning("the client is still leaving its group: not waiting for it")
 
     # -- rebalances ----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +229,7 @@ class KafkaSource:
             self._appeared(partition.stream)
         if without:
             # Else a restart before the first commit would begin at a later "latest", and skip.
-            self._positions.flush(consumer, without, _FLUSH, pause_between)
+            self._positions.flush(consumer, without, _FLUSH)
         places = [TopicPartition(p.stream, int(p.id), offset) for p, offset in begin.items()]
         (consumer.incremental_assign if self._cooperative else consumer.assign)(places)
         if self._choked:
@@ -217,14 +241,16 @@ class KafkaSource:
         self._give_back(consumer, revoked, lost=self._gap > self.patience or self._health.hopeless)
 
     def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        self._health.wonder()
         self._give_back(consumer, lost, lost=True)
 
     def _give_back(self, consumer: Consumer, places: list[TopicPartition], lost: bool) -> None:
         partitions = {Partition(place.topic, place.partition) for place in places}
         try:
-            self._on_revoke(partitions, lost=lost)
+            if ours := {partition for partition in partitions if partition in self._positions}:
+                self._on_revoke(ours, lost=lost)
             if not lost:
-                self._positions.flush(consumer, partitions, _FLUSH, pause_between)
+                self._positions.flush(consumer, partitions, _FLUSH)
         finally:
             self._moved = True
             self._positions.forget(partitions)
@@ -330,7 +356,7 @@ class KafkaSource:
             raise self._explain.error(error, topic)
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("not polled for %.0f s (max.poll.interval.ms): out of the group, its records come again", self.patience)
-        elif code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
+        elif code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
             self._health.heard(error)
         elif self._clock() - self._grumbled >= 10:
             self._grumbled = self._clock()
