@@ -1,0 +1,49 @@
+"""For tests of your handlers and of your connectors: fakes, a clock, an embedded Kafka, and brokers in containers.
+
+Each name is imported when it is used, so nothing here needs `stream-worker[testing]` but the containers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.testing.clock import ManualClock
+    from worker.testing.containers import KafkaContainer, MskContainer
+    from worker.testing.fake import FakeBatch, FakeSink, FakeSource, batch
+    from worker.testing.kafka import EmbeddedKafka, Kafka
+
+__all__ = [
+    "EmbeddedKafka",
+    "FakeBatch",
+    "FakeSink",
+    "FakeSource",
+    "Kafka",
+    "KafkaContainer",
+    "ManualClock",
+    "MskContainer",
+    "batch",
+]
+
+_HOME = {
+    "EmbeddedKafka": "kafka",
+    "FakeBatch": "fake",
+    "FakeSink": "fake",
+    "FakeSource": "fake",
+    "Kafka": "kafka",
+    "KafkaContainer": "containers",
+    "ManualClock": "clock",
+    "MskContainer": "containers",
+    "batch": "fake",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
