@@ -149,9 +149,7 @@ class Simulation:
         self.ledger.say(f"{self.clock():.2f}", *words)
 
     def _worker(self) -> Loop:
-        loop = Loop(
-            "sim", self.source, self.plan.shape, clock=self.clock, threads=self.plan.threads, drain=5.0, sink=self.sink
-        )
+        loop = Loop("sim", self.source, self.plan.shape, clock=self.clock, threads=self.plan.threads, drain=5.0, sink=self.sink)
         loop.wake = Wake(self)  # type: ignore[assignment]
         letters = DeadLetters(
             "sim", self.sink, discard=self.plan.discard, fuse=Fuse(1.0), timeout=30, clock=self.clock, wait=self.clock.advance
@@ -261,7 +259,9 @@ class Simulation:
         rng = self.plan.rng
         partitions = list(self.source.logs)
         some = rng.sample(partitions, rng.randint(0, len(partitions)))
-        event = rng.choice(["revoke", "lose", "give back", "give back", "disconnect", "kill", "restart", "sink", "sleep", "sleep"])
+        event = rng.choice(
+            ["revoke", "lose", "give back", "give back", "disconnect", "kill", "restart", "sink", "sleep", "sleep"]
+        )
         self.say("event", event, some)
         if event in ("lose", "disconnect", "kill"):
             self.disowned = True
@@ -293,6 +293,8 @@ class Simulation:
             self.loop.turn(0.01)
         if not self.loop.closed:
             raise Violated("a drain without end")
+        while self.hands:  # a handler that is not waited for goes on all the same
+            self.end_one()
         self._check_nothing_repeats()
         self.source.kill()
         self.hands.clear()

@@ -115,7 +115,9 @@ def test_methods_callables_and_async() -> None:
 def test_what_cannot_be_served_is_refused_by_name() -> None:
     def nothing() -> None: ...
     def two(a: Batch, b: Batch) -> None: ...
-    def generator(b: Batch): yield  # type: ignore[no-untyped-def]
+    def generator(b: Batch):
+        yield  # type: ignore[no-untyped-def]
+
     def unknown(b: "list[Nowhere]") -> None: ...  # type: ignore[name-defined]  # noqa: F821
     def unserved(b: list[object.__class__.__call__]) -> None: ...  # type: ignore
 

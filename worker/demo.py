@@ -154,26 +154,33 @@ class Watch(threading.Thread):
 
         console = Console(stderr=True)
         began = moved = time.monotonic()
-        ended, said = -1, 0.0
-        with Live(console=console, refresh_per_second=8, transient=True) if self.show and console.is_terminal else _Nothing() as live:
+        ended, said = 0, 0.0
+        with (
+            Live(console=console, refresh_per_second=8, transient=True)
+            if self.show and console.is_terminal
+            else _Nothing() as live
+        ):
             while True:
                 counters = next(iter(self.worker.counters.values()))
                 now = time.monotonic()
+                if ended == 0:
+                    began = now
                 if counters.handled + counters.dead_lettered != ended:
                     ended, moved = counters.handled + counters.dead_lettered, now
+                rate = ended / max(now - began, 0.1)
                 line = (
-                    f"{ended:>7,} of {self.records:,} · {ended / (now - began + 0.001):,.0f} records/s · {counters.batches:,} batches"
+                    f"{ended:>7,} of {self.records:,} · {rate:,.0f} records/s · {counters.batches:,} batches"
                     f" · lag {self.worker.lag()} · {counters.retried:,} retries · {counters.dead_lettered:,} dead letters"
                 )
                 live.update(line)
                 if self.show and not console.is_terminal and now - said >= 1:
-                    console.print(line)
+                    console.print(line, soft_wrap=True)
                     said = now
                 if ended >= self.records or now - moved > PATIENCE:
                     break
                 time.sleep(0.1)
         if self.show:
-            console.print(line)
+            console.print(line, soft_wrap=True)
         self.worker.stop()
 
 
@@ -191,7 +198,7 @@ def demo(records: int = 50_000, *, as_json: bool = False) -> int:
     from worker import settings
     from worker.run import Worker
 
-    logging.getLogger("worker").setLevel(logging.CRITICAL if as_json else logging.WARNING)
+    logging.getLogger("worker").setLevel(logging.CRITICAL)
     bootstrap = kafka_embedded.bootstrap()
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder, "ledger.db")
@@ -201,7 +208,9 @@ def demo(records: int = 50_000, *, as_json: bool = False) -> int:
         began = time.monotonic()
         doomed = produce(bootstrap, records)
         if not as_json:
-            print(f"{records:,} orders produced to {PARTITIONS} partitions of an embedded Kafka in {time.monotonic() - began:.1f} s")
+            print(
+                f"{records:,} orders produced to {PARTITIONS} partitions of an embedded Kafka in {time.monotonic() - began:.1f} s"
+            )
         worker = Worker(app, loaded)
         Watch(worker, records, show=not as_json).start()
         code = worker.run()
@@ -233,7 +242,9 @@ def _report(found: Reconciliation, code: int, as_json: bool) -> None:
     console = Console()
     console.print(table)
     if found.adds_up:
-        console.print(f"It adds up: {found.produced:,} = {found.handled:,} handled + {found.dead_lettered:,} dead letters, in order.")
+        console.print(
+            f"It adds up: {found.produced:,} = {found.handled:,} handled + {found.dead_lettered:,} dead letters, in order."
+        )
     else:
         difference = found.produced - found.handled - found.dead_lettered
         console.print(f"It does NOT add up: {difference:+,} records unaccounted for, {found.lost:,} lost; see the table.")

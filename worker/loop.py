@@ -24,6 +24,8 @@ POLL = 500
 """Records a poll: larger gulps were measured slower."""
 KEEP_ALIVE = 0.02
 """Seconds without a poll after which it comes before the batches that are ready."""
+LAG = 0.25
+"""Seconds between two looks at how far behind it is."""
 RECONNECT = Backoff(first=1.0, limit=30.0)
 
 
@@ -75,6 +77,8 @@ class Loop:
         self.probing = False
         """After a flood: one record at a time until one succeeds."""
         self.last_turn = clock()
+        self.lag: int | None = None
+        """What the source said last; other threads may not ask it."""
         self._clock = clock
         self._threads = threads
         self._drain = drain
@@ -86,6 +90,7 @@ class Loop:
         self._attempt = 0
         self._reopen_at = -math.inf
         self._last_poll = -math.inf
+        self._last_lag = -math.inf
         self._handover = threading.Lock()
         self._finished: list[Batch] = []
         self._timers: list[tuple[float, int, Lane]] = []
@@ -157,6 +162,8 @@ class Loop:
         batches = self.source.poll(room, timeout if room else 0.0)
         self.counters.polls += 1
         now = self._last_poll = self._clock()
+        if now - self._last_lag >= LAG:
+            self.lag, self._last_lag = self.source.lag(), now
         for batch in batches:
             self._receive(batch, now)
         if self._away_since is not None:

@@ -18,7 +18,9 @@ def connector(scheme: str) -> Connector:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if scheme not in found:
         installed = ", ".join(sorted(found)) or "none"
-        raise ConfigError(f"no connector for {scheme}://; installed: {installed}. A package adds one by an entry point in {GROUP}")
+        raise ConfigError(
+            f"no connector for {scheme}://; installed: {installed}. A package adds one by an entry point in {GROUP}"
+        )
     point = found[scheme]
     try:
         return cast(Connector, point.load())

@@ -34,6 +34,40 @@ REPORT = 30.0
 """Seconds between two lines of progress, while there is any."""
 
 
+def make_source(settings: HandlerSettings) -> Source:
+    options = settings.options
+    source = connector(settings.connection.scheme).source(
+        SourceOptions(
+            settings.connection,
+            settings.streams,
+            settings.group,
+            batch_size=options.batch_size,
+            in_flight=2 * options.batch_size * options.parallel * options.concurrency,
+            window=options.window,
+            start=options.start,
+            commit_interval=options.commit_interval,
+        )
+    )
+    if options.drain >= source.patience:
+        raise ConfigError(
+            f"handlers.{settings.name}.drain = {options.drain:g}: must be below {source.patience:g} s, "
+            f"after which {settings.connection} gives the partitions away"
+        )
+    if options.dead_letter == "broker" and source.ordered:
+        raise ConfigError(
+            f"handlers.{settings.name}.dead_letter = broker: {settings.connection} has no dead-letter policy; "
+            "name a stream: connection:name"
+        )
+    return source
+
+
+def make_sink(settings: HandlerSettings) -> Sink | None:
+    if settings.dead_letter is None or settings.dead_letter == "broker":
+        return None
+    connection, stream = settings.dead_letter
+    return connector(connection.scheme).sink(SinkOptions(connection, stream, settings.options.dead_letter_timeout))
+
+
 class Running:
     """One handler with its source, its sink, its loop and its threads."""
 
@@ -43,8 +77,8 @@ class Running:
         self.settings = settings
         options = settings.options
         wants = shape(settings.function)
-        self.source = self._source(settings)
-        self.sink = self._sink(settings)
+        self.source = make_source(settings)
+        self.sink = make_sink(settings)
         ordered = self.source.ordered if options.ordered is None else options.ordered
         lanes = Shape(
             options.batch_size,
@@ -72,7 +106,7 @@ class Running:
             wants,
             policy,
             DeadLetters(
-                settings.default_group,
+                settings.label,
                 self.sink,
                 discard=options.retries is not None,
                 fuse=Fuse(options.flood),
@@ -88,40 +122,6 @@ class Running:
             events=events() if wants.is_async else None,
             on_closed=on_closed,
         )
-
-    @staticmethod
-    def _source(settings: HandlerSettings) -> Source:
-        options = settings.options
-        source = connector(settings.connection.scheme).source(
-            SourceOptions(
-                settings.connection,
-                settings.streams,
-                settings.group,
-                batch_size=options.batch_size,
-                in_flight=2 * options.batch_size * options.parallel * options.concurrency,
-                window=options.window,
-                start=options.start,
-                commit_interval=options.commit_interval,
-            )
-        )
-        if options.drain >= source.patience:
-            raise ConfigError(
-                f"handlers.{settings.name}.drain = {options.drain:g}: must be below {source.patience:g} s, "
-                f"after which {settings.connection} gives the partitions away"
-            )
-        if options.dead_letter == "broker" and source.ordered:
-            raise ConfigError(
-                f"handlers.{settings.name}.dead_letter = broker: {settings.connection} has no dead-letter policy; "
-                "name a stream: connection:name"
-            )
-        return source
-
-    @staticmethod
-    def _sink(settings: HandlerSettings) -> Sink | None:
-        if settings.dead_letter is None or settings.dead_letter == "broker":
-            return None
-        connection, stream = settings.dead_letter
-        return connector(connection.scheme).sink(SinkOptions(connection, stream, settings.options.dead_letter_timeout))
 
     def close(self) -> None:
         if self.sink is not None:
@@ -151,7 +151,7 @@ class Worker:
 
     def lag(self) -> int | None:
         """Records still at the brokers, as far as the clients know."""
-        lags = [running.source.lag() for running in self.handlers]
+        lags = [running.loop.lag for running in self.handlers]
         return None if None in lags else sum(lag for lag in lags if lag is not None)
 
     def stop(self, *, now: bool = False) -> None:
@@ -240,9 +240,8 @@ class Worker:
             asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result()
 
 
-def run(app: App, settings: Settings, *, wait: float | None = None) -> int:
-    """Runs until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
-    worker = Worker(app, settings, wait)
+def run_until_signal(worker: Worker) -> int:
+    """Until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
     signals = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -256,3 +255,25 @@ def run(app: App, settings: Settings, *, wait: float | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def describe(settings: HandlerSettings) -> dict[str, Any]:
+    """What `worker check` says of a handler; raises ConfigError for what only its connector can tell."""
+    options = settings.options
+    make_source(settings)
+    make_sink(settings)
+    dead = settings.dead_letter
+    warnings = []
+    if shape(settings.function).typed and dead is None and options.retries is None:
+        warnings.append(
+            "an invalid value will stop this handler: set dead_letter= to keep such records, or retries= to discard them"
+        )
+    return {
+        "handler": settings.name,
+        "connection": str(settings.connection),
+        "streams": list(settings.streams),
+        "group": settings.group,
+        "dead_letter": None if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+        "options": {name: str(getattr(options, name)) for name in sorted(options.model_fields_set)},
+        "warnings": warnings,
+    }

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from worker.dispatch import Dispatch
+from worker.dispatch import Call, Dispatch
 from worker.loop import Loop
 from worker.work import Work
 
@@ -100,12 +100,12 @@ class Threads:
         call = self._dispatch.prepare(work)
         self._events.loop.call_soon_threadsafe(self._spawn, work, call)
 
-    def _spawn(self, work: Work, call: object) -> None:
+    def _spawn(self, work: Work, call: Call) -> None:
         task = asyncio.get_running_loop().create_task(self._run_async(work, call))
         self._tasks.add(task)  # asyncio itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_async(self, work: Work, call: object) -> None:
+    async def _run_async(self, work: Work, call: Call) -> None:
         self._loop.settle(work, await self._dispatch.asynchronous(work, call))
 
     def _stand_in(self) -> None:

@@ -42,7 +42,8 @@ class Outcome(NamedTuple):
     """Something failed, and nobody knows which."""
 
 
-class GivenUp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class GivenUp:
     """A record that gets no more tries."""
 
     index: int

@@ -35,7 +35,9 @@ class FakeBatch(Batch):
         return self.native[index]
 
 
-def batch(*values: bytes | None, stream: str = "orders", partition: int = 0, start: int = 0, key: bytes | None = None) -> FakeBatch:
+def batch(
+    *values: bytes | None, stream: str = "orders", partition: int = 0, start: int = 0, key: bytes | None = None
+) -> FakeBatch:
     """A batch to call a handler with in a unit test; ids count from `start`."""
     where = Partition(stream, partition)
     return FakeBatch(where, [Record(value, key, (), None, start + i, where) for i, value in enumerate(values)])

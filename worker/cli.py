@@ -1,0 +1,226 @@
+"""The command: flags, loading the user's app, exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from worker.errors import ConfigError, WorkerError
+
+if TYPE_CHECKING:
+    from worker.app import App
+    from worker.settings import Settings
+
+WORKER_SET = "WORKER_SET"
+"""How the supervisor hands `--set` to its processes: a command line would show secrets to everybody on the machine."""
+
+common = [
+    click.argument("app", metavar="MODULE:APP"),
+    click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Only this handler (several: several times)."),
+    click.option("--set", "flags", multiple=True, metavar="PATH=VALUE", help="A setting: handlers.charge.batch_size=500."),
+    click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings file [default: worker.toml here, if there is one].",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Log lines and results as JSON, one object a line."),
+]
+
+
+def options(function: Any) -> Any:
+    for decorate in reversed(common):
+        function = decorate(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example: worker run shop.billing:app")
+@click.version_option(package_name="stream-worker")
+def cli() -> None:
+    """Write a function, decorate it, run it: it gets batches from a broker, in order, and nothing is lost."""
+
+
+@cli.command(epilog="Example: worker run shop.billing:app --processes 4 --set connections.kafka=kafka://broker:9092")
+@options
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True, help="So many processes, restarted when they crash."
+)
+@click.option("--wait", type=click.FloatRange(0), metavar="SECONDS", help="Give up (exit 3) when a broker is away for so long.")
+@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+def run(
+    app: str,
+    handlers: Sequence[str],
+    flags: Sequence[str],
+    config: Path | None,
+    as_json: bool,
+    processes: int,
+    wait: float | None,
+    log_level: str,
+) -> None:
+    """Run the handlers of an app until Ctrl-C or SIGTERM, which drain; a second one does not wait.
+
+    Exit codes: 0 clean, 1 a handler stopped the worker or crashed, 2 settings, 3 a broker refused, 4 dead letters.
+    """
+    from worker import logs, supervisor
+
+    logs.configure(as_json=as_json, level=log_level)
+    try:
+        loaded, settings = _load(app, handlers, flags, config)
+        if processes > 1:
+            arguments = _arguments(app, handlers, config, as_json, wait, log_level)
+            sys.exit(supervisor.supervise(arguments, processes, settings=flags))
+        from worker.run import Worker, run_until_signal
+
+        supervisor.follow_parent()
+        worker = Worker(loaded, settings, wait)
+        code = run_until_signal(worker)
+        if any(running.loop.failure for running in worker.handlers):
+            supervisor.tell_supervisor()
+        sys.exit(code)
+    except WorkerError as error:
+        _fail(error)
+
+
+def _arguments(
+    app: str, handlers: Sequence[str], config: Path | None, as_json: bool, wait: float | None, log_level: str
+) -> list[str]:
+    arguments = ["run", app, "--log-level", log_level]
+    for name in handlers:
+        arguments += ["--handler", name]
+    if config is not None:
+        arguments += ["--config", str(config)]
+    if as_json:
+        arguments.append("--json")
+    if wait is not None:
+        arguments += ["--wait", str(wait)]
+    return arguments
+
+
+@cli.command(epilog="Example: worker check shop.billing:app")
+@options
+def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path | None, as_json: bool) -> None:
+    """Check the settings of an app, without asking any broker: exit 0 or 2."""
+    from worker import logs
+    from worker.run import describe
+
+    logs.configure(as_json=as_json, level="WARNING")
+    try:
+        _, settings = _load(app, handlers, flags, config)
+        told = [describe(handler) for handler in settings.handlers.values()]
+    except WorkerError as error:
+        _fail(error)
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for one in told:
+        click.echo(f"{one['handler']}: {', '.join(one['streams'])} of {one['connection']}, group {one['group']}")
+        click.echo(f"  dead letters: {one['dead_letter'] or 'none'}")
+        for name, value in one["options"].items():
+            click.echo(f"  {name} = {value}")
+        for warning in one["warnings"]:
+            click.secho(f"  warning: {warning}", fg="yellow")
+
+
+@cli.command(epilog="Example: worker demo --records 5000")
+@click.option("--records", type=click.IntRange(1, 50_000), default=50_000, show_default=True, help="Orders to produce.")
+@click.option("--json", "as_json", is_flag=True, help="Only the result, as JSON.")
+def demo(records: int, as_json: bool) -> None:
+    """Run the example on an embedded Kafka, no broker needed, and check that nothing is lost: exit 0 or 1."""
+    from worker import logs
+    from worker.demo import demo as run_demo
+
+    logs.configure(as_json=as_json, level="WARNING")
+    try:
+        sys.exit(run_demo(records, as_json=as_json))
+    except WorkerError as error:
+        _fail(error)
+
+
+def _load(target: str, handlers: Sequence[str], flags: Sequence[str], config: Path | None) -> tuple[App, Settings]:
+    app = load_app(target)
+    from worker.settings import load
+
+    default = Path("worker.toml")
+    inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
+    file = config or (default if default.exists() else None)
+    return app, load(app, file=file, environ=os.environ, flags=[*inherited, *flags], only=handlers)
+
+
+def load_app(target: str) -> App:
+    """The App named by `package.module:attribute` or `path/file.py:attribute`; ConfigError says what is wrong with it."""
+    from worker.app import App
+
+    name, _, attribute = target.partition(":")
+    module = _import(name)
+    apps = [key for key, value in vars(module).items() if isinstance(value, App)]
+    if not attribute:
+        if len(apps) != 1:
+            raise ConfigError(f"{target}: say which app: " + (", ".join(f"{name}:{key}" for key in apps) or f"{name}:app"))
+        attribute = apps[0]
+    if not hasattr(module, attribute):
+        there = f"it has {', '.join(f'{name}:{key}' for key in apps)}" if apps else "it has no App: app = App('name')"
+        raise ConfigError(f"{target}: module {name} has no {attribute}; {there}")
+    found = getattr(module, attribute)
+    if not isinstance(found, App):
+        raise ConfigError(f"{target} is a {type(found).__name__}, not a worker.App")
+    return found
+
+
+def _import(name: str) -> Any:
+    here = Path.cwd()
+    if name.endswith(".py") or "/" in name:
+        path = Path(name)
+        if not path.exists():
+            raise ConfigError(f"{name}: no such file in {here}")
+        sys.path.insert(0, str(path.parent.resolve()))
+        name = path.stem
+    if str(here) not in sys.path:
+        sys.path.insert(0, str(here))
+    if name.split(".")[0] == "worker" and name != "worker.demo":
+        hint = (
+            "your worker.py has the name of this package: rename it"
+            if Path("worker.py").exists()
+            else "that is this package itself"
+        )
+        raise ConfigError(f"{name}: {hint}")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(_own_frames(name, error)) from error
+        near = get_close_matches(name, [path.stem for path in here.glob("*.py")], 1)
+        suggestion = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no module {error.name} in {here} or among the installed ones{suggestion}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
+        raise ConfigError(_own_frames(name, error)) from error
+
+
+def _own_frames(name: str, error: BaseException) -> str:
+    """The user's part of the traceback."""
+    ours = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<frozen")) and "importlib" not in frame.filename
+    ]
+    told = "".join(traceback.format_list(frames) + traceback.format_exception_only(error)).rstrip()
+    return f"{name} cannot be imported:\n{told}"
+
+
+def _fail(error: WorkerError) -> NoReturn:
+    for line in str(error).splitlines() or [type(error).__name__]:
+        logging.getLogger("worker").error(line)
+    sys.exit(error.exit_code)
+
+
+def main() -> None:
+    cli()

@@ -1,0 +1,353 @@
+"""Code, worker.toml, environment and flags into one checked value, before anything opens.
+
+code < worker.toml < WORKER_HANDLERS__CHARGE__BATCH_SIZE=500 < --set handlers.charge.batch_size=500
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import ValidationError
+
+from worker.app import App
+from worker.errors import ConfigError
+from worker.interface import Connection
+from worker.options import HandlerOptions
+
+PREFIX = "WORKER_"
+SECTIONS = ("connections", "handlers")
+SECRET = re.compile(r"password|secret|token|credential|\.key|_key|\.pem|_pem|jaas", re.IGNORECASE)
+
+
+class Given(NamedTuple):
+    """A value, and where it came from."""
+
+    value: Any
+    origin: str
+
+
+Layered = dict[str, dict[str, Given]]
+"""By handler or connection, then by option."""
+
+
+@dataclass(frozen=True)
+class HandlerSettings:
+    """Everything that is said about one handler, checked."""
+
+    name: str
+    function: Callable[..., Any]
+    connection: Connection
+    streams: tuple[str, ...]
+    options: HandlerOptions
+    group: str
+    label: str
+    """APP.FUNCTION: who writes a dead letter, and the group if none is named."""
+    dead_letter: tuple[Connection, str] | Literal["broker"] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    app: str
+    connections: dict[str, Connection]
+    handlers: dict[str, HandlerSettings]
+
+
+@dataclass
+class Complaints:
+    """Collected, so that one run names them all."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, path: str, given: Given | None, why: str) -> None:
+        if given is None:
+            self.lines.append(f"{path}: {why}")
+        else:
+            shown = "***" if SECRET.search(path) else _masked(given.value)
+            self.lines.append(f"{path} = {shown} (from {given.origin}): {why}")
+
+
+def load(
+    app: App,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str],
+    flags: Sequence[str] = (),
+    only: Collection[str] = (),
+) -> Settings:
+    """All layers, merged and checked; `only`: the handlers to run (none named: all of them).
+
+    Raises ConfigError with a line for each complaint: the option, its value, where it came from, and what is allowed.
+    """
+    complaints = Complaints()
+    given: dict[str, Layered] = {"connections": _connections_in_code(app), "handlers": _handlers_in_code(app)}
+    for layer in (_from_file(file), _from_environment(environ, given), _from_flags(flags)):
+        for path, value in layer:
+            _merge(given, path, value, app, complaints)
+    connections = {name: _connection(name, options, complaints) for name, options in given["connections"].items()}
+    handlers = {}
+    for name in app.handlers:
+        if only and name not in only:
+            continue
+        handlers[name] = _handler(app, name, given["handlers"][name], connections, complaints)
+    for name in only:
+        if name not in app.handlers:
+            complaints.add(
+                "--handler", Given(name, "flags"), f"app {app.name} has {_either(app.handlers)}{_near(name, app.handlers)}"
+            )
+    if not app.handlers:
+        complaints.add(f"app {app.name}", None, "it has no handler: decorate a function with @app.handler('connection:stream')")
+    if complaints.lines:
+        raise ConfigError("\n".join(complaints.lines))
+    return Settings(
+        app.name,
+        {name: connection for name, connection in connections.items() if connection},
+        {name: handler for name, handler in handlers.items() if handler},
+    )
+
+
+# The layers
+
+
+def _connections_in_code(app: App) -> Layered:
+    layered: Layered = {}
+    for name, value in app.connections.items():
+        options = {"url": value} if isinstance(value, str) else dict(value)
+        layered[name] = {option: Given(told, "code") for option, told in options.items()}
+    return layered
+
+
+def _handlers_in_code(app: App) -> Layered:
+    return {
+        handler.name: {
+            "streams": Given(list(handler.streams), "code"),
+            **{option: Given(value, "code") for option, value in handler.options.items()},
+        }
+        for handler in app.handlers.values()
+    }
+
+
+def _from_file(file: Path | None) -> Iterator[tuple[list[str], Given]]:
+    if file is None:
+        return
+    try:
+        content = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    for section, names in content.items():
+        if not isinstance(names, dict):
+            yield [section], Given(names, str(file))
+            continue
+        for name, told in names.items():
+            if isinstance(told, dict):
+                for option, value in _flat(told):
+                    yield [section, name, option], Given(value, str(file))
+            else:
+                yield [section, name], Given(told, str(file))
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """TOML reads `sasl.password = "x"` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _from_environment(environ: Mapping[str, str], known: Mapping[str, Layered]) -> Iterator[tuple[list[str], Given]]:
+    for variable, value in environ.items():
+        parts = variable.removeprefix(PREFIX).lower().split("__")
+        if not variable.startswith(PREFIX) or parts[0] not in SECTIONS or len(parts) < 2:
+            continue
+        names = {name.lower(): name for name in known[parts[0]]}
+        yield [parts[0], names.get(parts[1], parts[1]), *parts[2:]], Given(value, f"environment {variable}")
+
+
+def _from_flags(flags: Sequence[str]) -> Iterator[tuple[list[str], Given]]:
+    for flag in flags:
+        path, equals, value = flag.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {path}: write --set handlers.NAME.OPTION=VALUE or --set connections.NAME=URL")
+        section, _, rest = path.strip().partition(".")
+        name, dot, option = rest.partition(".")
+        yield [section, name, option] if dot else [section, name], Given(value, "--set")
+
+
+def _merge(given: dict[str, Layered], path: list[str], value: Given, app: App, complaints: Complaints) -> None:
+    if path[0] not in SECTIONS or len(path) < 2 or not path[1]:
+        complaints.add(".".join(path), value, f"there are connections.NAME and handlers.NAME.OPTION{_near(path[0], SECTIONS)}")
+    elif path[0] == "connections":
+        given["connections"].setdefault(path[1], {})["__".join(path[2:]) or "url"] = value
+    elif path[1] not in app.handlers:
+        complaints.add(".".join(path), value, f"app {app.name} has {_either(app.handlers)}{_near(path[1], app.handlers)}")
+    elif len(path) != 3:
+        complaints.add(".".join(path), value, f"write handlers.{path[1]}.OPTION")
+    else:
+        given["handlers"][path[1]][path[2]] = value
+
+
+# The checks
+
+
+def _handler(
+    app: App, name: str, given: Mapping[str, Given], connections: Mapping[str, Connection | None], complaints: Complaints
+) -> HandlerSettings | None:
+    before = len(complaints.lines)
+    options = _options(name, given, complaints)
+    source = _source(name, given["streams"], connections, complaints)
+    if options is None or source is None:
+        return None
+    connection, streams = source
+    dead_letter = _dead_letter(name, given.get("dead_letter"), options, connection, streams, connections, complaints)
+    if len(complaints.lines) > before:
+        return None
+    label = f"{app.name}.{name}"
+    return HandlerSettings(
+        name, app.handlers[name].function, connection, streams, options, options.group or label, label, dead_letter
+    )
+
+
+def _options(name: str, given: Mapping[str, Given], complaints: Complaints) -> HandlerOptions | None:
+    values = {}
+    for option, one in given.items():
+        if option == "streams":
+            continue
+        if option not in HandlerOptions.model_fields:
+            complaints.add(f"handlers.{name}.{option}", one, f"no such option{_near(option, HandlerOptions.model_fields)}")
+        elif one.value != "":  # an empty variable is an unset one
+            values[option] = one.value
+    try:
+        return HandlerOptions(**values)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False):
+            option = str(problem["loc"][0])
+            told = "; ".join(_bounds(option)) or problem["msg"]
+            complaints.add(f"handlers.{name}.{option}", given[option], told)
+        return None
+
+
+def _bounds(option: str) -> Iterator[str]:
+    information = HandlerOptions.model_fields[option]
+    schema = HandlerOptions.model_json_schema()["properties"][option]
+    variants = [schema, *schema.get("anyOf", [])]
+    words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}
+    for variant in variants:
+        if variant.get("type") in ("integer", "number", "boolean"):
+            yield {"integer": "a whole number", "number": "a number", "boolean": "true or false"}[variant["type"]]
+        yield from (f"{said} {variant[key]:,}" for key, said in words.items() if key in variant)
+        if "enum" in variant:
+            yield "one of " + ", ".join(variant["enum"])
+    yield information.description or ""
+
+
+def _source(
+    name: str, given: Given, connections: Mapping[str, Connection | None], complaints: Complaints
+) -> tuple[Connection, tuple[str, ...]] | None:
+    path = f"handlers.{name}.streams"
+    told = [part.strip() for part in given.value.split(",")] if isinstance(given.value, str) else list(given.value)
+    named = [str(stream).partition(":") for stream in told]
+    if not named or not all(colon and stream for _, colon, stream in named):
+        complaints.add(path, given, "a stream is written connection:name")
+        return None
+    if len({connection for connection, _, _ in named}) > 1:
+        complaints.add(path, given, "the streams of one handler are of one connection: write a handler for each")
+        return None
+    connection = _known(path, given, named[0][0], connections, complaints)
+    return None if connection is None else (connection, tuple(stream for _, _, stream in named))
+
+
+def _known(
+    path: str, given: Given, name: str, connections: Mapping[str, Connection | None], complaints: Complaints
+) -> Connection | None:
+    if name not in connections:
+        complaints.add(
+            path,
+            given,
+            f"no connection is called {name}{_near(name, connections)}: "
+            f"App(connections={{'{name}': 'kafka://host:9092'}}) or {PREFIX}CONNECTIONS__{name.upper()}=kafka://host:9092",
+        )
+    return connections.get(name)
+
+
+def _dead_letter(
+    name: str,
+    given: Given | None,
+    options: HandlerOptions,
+    source: Connection,
+    streams: Sequence[str],
+    connections: Mapping[str, Connection | None],
+    complaints: Complaints,
+) -> tuple[Connection, str] | Literal["broker"] | None:
+    if given is None or options.dead_letter is None:
+        return None
+    if options.dead_letter == "broker":
+        return "broker"
+    path = f"handlers.{name}.dead_letter"
+    at, _, stream = options.dead_letter.partition(":")
+    connection = _known(path, given, at, connections, complaints)
+    if connection is None:
+        return None
+    same = (connection.scheme, connection.hosts, connection.path) == (source.scheme, source.hosts, source.path)
+    if same and any(stream == one or (one.startswith("^") and re.match(one, stream)) for one in streams):
+        complaints.add(path, given, "the handler reads that stream itself: its dead letters would come round for ever")
+        return None
+    return connection, stream
+
+
+def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -> Connection | None:
+    path = f"connections.{name}"
+    if "url" not in given:
+        complaints.add(path, next(iter(given.values())), "it has no url: kafka://host:9092")
+        return None
+    url = given["url"]
+    try:
+        parts = urlsplit(str(url.value))
+        user, at, hosts = parts.netloc.rpartition("@")
+        username, colon, password = user.partition(":")
+        if not parts.scheme or "://" not in str(url.value) or not hosts or re.search(r"[\s,]{2}|\s|^,|,$", hosts):
+            raise ValueError
+    except ValueError:
+        complaints.add(
+            path, url, "a connection is a URL: kafka://host:9092, kafka://user:password@host1:9092,host2:9092?option=value"
+        )
+        return None
+    if parts.fragment:
+        complaints.add(path, url, "a # begins a fragment: write %23 for it in a password")
+        return None
+    options = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **{o: g.value for o, g in given.items() if o != "url"}}
+    return Connection(
+        name,
+        parts.scheme.lower(),
+        hosts,
+        parts.path,
+        unquote(username) if at else None,
+        unquote(password) if colon else None,
+        options,
+    )
+
+
+# How it is said
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    near = get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _either(names: Collection[str]) -> str:
+    return "the handlers " + ", ".join(sorted(names)) if names else "no handlers"
+
+
+def _masked(value: Any) -> str:
+    """URLs lose their password and their query, where secrets are."""
+    text = re.sub(r"//[^@/\s]*:[^/\s]*@", "//***@", str(value))
+    return re.sub(r"(\w+://[^?\s]*)\?\S*", r"\1?***", text) if "://" in text else text
