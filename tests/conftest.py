@@ -1,0 +1,77 @@
+"""Fixtures of all tests. Brokers start when the first test asks for one, and live as long as the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from hypothesis import settings
+
+from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer
+from worker.testing.containers import KAFKA_IMAGE
+
+# Time is no property of our code on a machine that also runs brokers; and what fails for one must fail for all.
+settings.register_profile("worker", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("worker")
+
+DOCKER = {"kafka", "msk"}
+"""Fixtures that start containers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if DOCKER & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.docker)
+
+
+@cache
+def missing_engine() -> str | None:
+    """Why there is no container engine; None: there is one."""
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        client = docker.from_env()
+    except DockerException as error:
+        return f"no container engine: {error}"
+    try:
+        client.ping()
+    except DockerException as error:
+        return f"the container engine does not answer: {error}"
+    finally:
+        client.close()
+    return None
+
+
+def need_engine() -> None:
+    """Skips on a laptop without an engine; where CI=true that would hide what is not tested, so it fails."""
+    reason = missing_engine()
+    if reason is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> EmbeddedKafka:
+    return EmbeddedKafka()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaContainer]:
+    """Shared: a test that stops the broker starts it again, or starts one of its own."""
+    need_engine()
+    with KafkaContainer() as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def msk() -> Iterator[MskContainer]:
+    need_engine()
+    if not os.environ.get(KAFKA_IMAGE):
+        pytest.skip(f"no image with the listeners of Amazon MSK: {KAFKA_IMAGE} is not set")
+    with MskContainer(MSK_CLIENT_AUTH="requested") as container:
+        yield container
