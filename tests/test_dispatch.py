@@ -1,0 +1,260 @@
+"""How a handler can end, and what is made of it: design rows that concern the call itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tests.support import batch
+from worker.deadletter import DeadLetters, Fuse
+from worker.decode import shape
+from worker.dispatch import Dispatch
+from worker.errors import Expired, Failed, Invalid, Reject, Retry, Stopped
+from worker.interface import Batch, Record
+from worker.lane import Lane, Shape
+from worker.logs import running
+from worker.retry import Backoff, Policy
+from worker.testing.fake import FakeSink
+from worker.work import Verdict, Work
+
+
+class Order(BaseModel):
+    id: int
+
+
+def dispatch_of(function: Callable[..., Any], *, ordered: bool = True, retries: int = 1, **options: Any) -> Dispatch:
+    policy = Policy.of(retries, None, Backoff(0.0), True, ordered)
+    letters = DeadLetters("app.handler", None, discard=True, fuse=Fuse(0.5))
+    return Dispatch("handler", function, shape(function), policy, letters, **options)
+
+
+def verdict_of(function: Callable[..., Any], *values: bytes | None, **options: Any) -> Verdict:
+    made = dispatch_of(function, **options)
+    work = work_of(*values)
+    if made.shape.is_async:
+        result = asyncio.run(made.asynchronous(work, made.prepare(work)))
+    else:
+        result = made(work)
+    assert isinstance(result, Verdict), result
+    return result
+
+
+def work_of(*values: bytes | None, timestamp: int | None = None) -> Work:
+    one = batch(*values, timestamp=timestamp)
+    return Work(Lane(one.partition, Shape()), one, range(len(one)), 0.0)
+
+
+def fates(verdict: Verdict) -> tuple[list[int], list[int], list[int]]:
+    again = [i for part in verdict.again for i in part.indices]
+    return list(verdict.finished), again, [one.index for one in verdict.given_up]
+
+
+def both(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The handler as it is, and as an async one."""
+
+    async def asynchronous(argument: Any) -> Any:
+        return function(argument)
+
+    asynchronous.__annotations__ = dict(zip(["argument"], function.__annotations__.values(), strict=False))
+    return [function, asynchronous]
+
+
+def test_returning_none_finishes_everything() -> None:
+    def handle(b: Batch) -> None: ...
+
+    for function in both(handle):
+        assert fates(verdict_of(function, b"a", b"b")) == ([0, 1], [], [])
+
+
+def test_named_failures() -> None:
+    def handle(b: Batch) -> dict[int, Exception]:
+        return {1: ValueError("x"), 2: Reject("never")}
+
+    for function in both(handle):
+        assert fates(verdict_of(function, b"a", b"b", b"c")) == ([0], [1], [2])
+
+
+def test_failed_and_its_cause() -> None:
+    def handle(b: Batch) -> None:
+        raise Failed(1) from ValueError("the cause")
+
+    for function in both(handle):
+        verdict = verdict_of(function, b"a", b"b", b"c")
+        assert fates(verdict) == ([0], [1, 2], [])
+        assert isinstance(verdict.error, ValueError)
+
+
+def test_any_other_exception_is_the_whole_batch_and_a_cancellation_is_one() -> None:
+    def boom(b: Batch) -> None:
+        raise ValueError
+
+    def cancelled(b: Batch) -> None:
+        raise asyncio.CancelledError
+
+    for function in [*both(boom), *both(cancelled)]:
+        assert fates(verdict_of(function, b"a", b"b")) == ([], [0, 1], [])
+
+
+@pytest.mark.parametrize(
+    "returned", [True, 7, "x", [1], {5: ValueError()}, {-1: ValueError()}, {0: "text"}, {0: ValueError}, {"0": ValueError()}]
+)
+def test_a_wrong_return_fails_the_batch_and_names_the_handler(returned: object) -> None:
+    def handle(b: Batch) -> Any:
+        return returned
+
+    verdict = verdict_of(handle, b"a", b"b")
+    assert fates(verdict) == ([], [0, 1], [])
+    assert isinstance(verdict.error, TypeError) and "handler" in str(verdict.error)
+
+
+def test_an_unknown_index_of_failed_fails_the_batch() -> None:
+    def handle(b: Batch) -> None:
+        raise Failed(2)
+
+    verdict = verdict_of(handle, b"a", b"b")
+    assert fates(verdict) == ([], [0, 1], []) and isinstance(verdict.error, TypeError)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_is_no_exception_finishes_nothing_and_stops(raised: BaseException) -> None:
+    def handle(b: Batch) -> None:
+        raise raised
+
+    def each(value: bytes) -> None:
+        raise raised
+
+    for function in (handle, each):
+        result = dispatch_of(function)(work_of(b"a"))
+        assert isinstance(result, Stopped) and result.exit_code == 1
+
+
+def test_one_at_a_time_stops_at_the_first_failure_in_order_and_goes_on_out_of_order() -> None:
+    seen: list[bytes] = []
+
+    def each(value: bytes) -> None:
+        seen.append(value)
+        if value == b"b":
+            raise ValueError
+
+    for function in both(each):
+        seen.clear()
+        assert fates(verdict_of(function, b"a", b"b", b"c")) == ([0], [1, 2], [])
+        assert seen == [b"a", b"b"]
+        assert fates(verdict_of(function, b"a", b"b", b"c", ordered=False)) == ([0, 2], [1], [])
+
+
+def test_indices_are_those_of_what_the_handler_got() -> None:
+    def handle(orders: list[Order]) -> dict[int, Exception]:
+        assert [order.id for order in orders] == [1, 2, 3]
+        return {1: ValueError("the second it got")}
+
+    def first_bad(orders: list[Order]) -> None:
+        raise Failed(2)
+
+    values = (b'{"id":1}', b"{nope", b'{"id":2}', b'{"id":3}')
+    for function in both(handle):
+        verdict = verdict_of(function, *values)
+        assert fates(verdict) == ([0, 3], [2], [1])
+        assert isinstance(verdict.given_up[0].error, Invalid)
+    assert fates(verdict_of(first_bad, *values)) == ([0, 2], [3], [1])
+
+
+def test_a_batch_of_invalid_values_never_reaches_the_handler() -> None:
+    def handle(orders: list[Order]) -> None:
+        raise AssertionError
+
+    for function in both(handle):
+        assert fates(verdict_of(function, b"x", b"y")) == ([], [], [0, 1])
+
+
+def test_a_coroutine_that_nobody_would_await_is_a_failure() -> None:
+    async def inner() -> None: ...
+
+    def each(value: bytes) -> Any:
+        return inner()
+
+    def handle(b: Batch) -> Any:
+        return inner()
+
+    for function in (each, handle):
+        verdict = verdict_of(function, b"a")
+        assert fates(verdict) == ([], [0], []) and isinstance(verdict.error, TypeError)
+
+
+def test_max_age_gives_up_without_a_try() -> None:
+    def handle(b: Batch) -> None:
+        raise AssertionError
+
+    work = work_of(b"a", b"b", timestamp=1_000)
+    result = dispatch_of(handle, max_age=5.0, wall=lambda: 7.0)(work)
+    assert isinstance(result, Verdict)
+    assert [type(one.error) for one in result.given_up] == [Expired, Expired]
+    by_arrival = dispatch_of(handle, max_age=5.0, max_age_from="arrival", clock=lambda: 6.0)(work)
+    assert isinstance(by_arrival, Verdict) and len(by_arrival.given_up) == 2
+
+
+def test_max_age_leaves_the_young_ones_to_the_handler() -> None:
+    got: list[bytes | None] = []
+
+    def handle(values: list[bytes]) -> None:
+        got.extend(values)
+
+    made = dispatch_of(handle, max_age=5.0, wall=lambda: 7.0)
+    work = work_of(b"old", b"young")
+    work.batch.native[1:] = [(b"young", None, 6_000, 1)]  # type: ignore[index]
+    work.batch.native[0:1] = [(b"old", None, 1_000, 0)]  # type: ignore[index]
+    result = made(work)
+    assert isinstance(result, Verdict)
+    assert (got, fates(result)) == ([b"young"], ([1], [], [0]))
+
+
+def test_each_call_has_a_context_of_its_own_that_says_which_records() -> None:
+    seen = []
+
+    def handle(b: Batch) -> None:
+        seen.append(running.get())
+
+    verdict_of(handle, b"a")
+    assert seen[0] is not None and seen[0][0] == "handler" and seen[0][1].partition.stream == "orders"
+    assert running.get() is None
+
+
+def test_retry_is_no_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def handle(b: Batch) -> None:
+        raise Retry(1.0)
+
+    with caplog.at_level(logging.INFO, "worker"):
+        verdict_of(handle, b"a")
+    assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
+def test_dead_letters_of_an_async_handler_are_published_off_the_event_loop() -> None:
+    threads = []
+
+    class Sink(FakeSink):
+        def publish(self, letters: Any) -> None:
+            threads.append(threading.current_thread())
+            super().publish(letters)
+
+    async def handle(b: Batch) -> None:
+        raise Reject("no")
+
+    sink = Sink()
+    letters = DeadLetters("app.handler", sink, discard=False, fuse=Fuse(0.5))
+    made = Dispatch("handler", handle, shape(handle), Policy(), letters)
+    work = work_of(b"a")
+    assert isinstance(asyncio.run(made.asynchronous(work, made.prepare(work))), Verdict)
+    assert threads[0] is not threading.current_thread() and len(sink.letters) == 1
+
+
+def test_records_of_a_typed_handler() -> None:
+    def handle(orders: list[Record[Order]]) -> None:
+        assert [(order.value.id, order.id) for order in orders if order.value] == [(4, 0)]
+
+    assert fates(verdict_of(handle, b'{"id":4}')) == ([0], [], [])

@@ -1,0 +1,295 @@
+"""Who turns the loop, with real threads over a fake broker: the slow handler, the drain, the fence."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from worker.deadletter import DeadLetters, Fuse
+from worker.decode import shape
+from worker.dispatch import Dispatch
+from worker.errors import Reject, Stopped
+from worker.interface import Batch, Partition
+from worker.lane import Shape
+from worker.loop import Loop
+from worker.retry import Backoff, Policy
+from worker.testing.fake import FakeSink, FakeSource
+from worker.threads import EventLoop, Threads
+
+P0, P1 = Partition("orders", 0), Partition("orders", 1)
+
+
+def until(condition: Callable[[], Any], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        threading.Event().wait(0.002)
+
+
+class Run:
+    def __init__(self, loop: Loop, threads: Threads, closed: threading.Event) -> None:
+        self.loop, self.threads, self.closed = loop, threads, closed
+
+    def stop(self, drain: float = 5.0) -> None:
+        self.loop.stop(time.monotonic() + drain)
+        until(lambda: self.loop.closed)
+
+
+@contextmanager
+def running(
+    source: FakeSource,
+    handler: Callable[..., Any],
+    *,
+    concurrency: int = 1,
+    sink: FakeSink | None = None,
+    drain: float = 5.0,
+    **made: Any,
+) -> Iterator[Run]:
+    wants = shape(handler)
+    events = EventLoop() if wants.is_async else None
+    if events:
+        events.start()
+    lanes = Shape(**{"batch_size": 10, "window": 0.0, **made})
+    loop = Loop("handler", source, lanes, clock=time.monotonic, threads=concurrency, drain=drain, sink=sink)
+    policy = Policy.of(None, "x:y" if sink else None, Backoff(0.001), True, True)
+    dispatch = Dispatch("handler", handler, wants, policy, DeadLetters("app.handler", sink, discard=False, fuse=Fuse(0.5)))
+    closed = threading.Event()
+    threads = Threads(loop, dispatch, concurrency=concurrency, events=events, on_closed=closed.set)
+    threads.start()
+    run = Run(loop, threads, closed)
+    try:
+        yield run
+    finally:
+        loop.stop(time.monotonic())
+        until(lambda: loop.closed)
+        assert threads.join(5.0)
+        if events:
+            events.stop()
+        assert threads.crash is None
+
+
+def gaps(source: FakeSource, seen: list[float]) -> None:
+    poll = source.poll
+
+    def timed(most: int, timeout: float) -> list[Batch]:
+        seen.append(time.monotonic())
+        result = poll(most, timeout)
+        seen.append(time.monotonic())
+        return result
+
+    source.poll = timed  # type: ignore[method-assign]
+
+
+def test_a_slow_handler_does_not_keep_the_source_from_being_polled() -> None:
+    source, polls = FakeSource(), []
+    gaps(source, polls)
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(10)
+
+    source.put(b"x")
+    with running(source, handle):
+        assert began.wait(5)
+        at = len(polls)
+        until(lambda: len(polls) > at + 100)
+        release.set()
+        until(source.finished)
+    quiet = [after - before for before, after in zip(polls[at:-1:2], polls[at + 1 :: 2], strict=False)]
+    assert max(quiet) < 0.5  # a bound for busy machines; the benchmark measures it
+
+
+def test_behind_a_slow_handler_no_more_is_taken_than_the_next_batch() -> None:
+    source = FakeSource()
+    for number in range(100_000):
+        source.put(b"%d" % number, partition=number % 2)
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(10)
+
+    with running(source, handle):
+        assert began.wait(5)
+        polls = source.polls
+        until(lambda: source.polls > polls + 50)
+        assert source.received <= 1_000
+        assert source.pauses == 0
+        release.set()
+
+
+def test_one_thread_runs_every_call_at_concurrency_1() -> None:
+    source, seen = FakeSource(), set()
+
+    def handle(b: Batch) -> None:
+        seen.add(threading.get_ident())
+
+    for number in range(500):
+        source.put(b"x", partition=number % 3)
+    with running(source, handle):
+        until(source.finished)
+    assert len(seen) == 1
+
+
+def test_concurrency_runs_partitions_at_once_and_never_one_of_them_twice() -> None:
+    source, inside, most, lock = FakeSource(), set[Partition](), [0], threading.Lock()
+    together = threading.Barrier(3, timeout=10)
+
+    def handle(b: Batch) -> None:
+        with lock:
+            assert b.partition not in inside
+            inside.add(b.partition)
+            most[0] = max(most[0], len(inside))
+        together.wait()
+        with lock:
+            inside.discard(b.partition)
+
+    for number in range(30):
+        source.put(b"x", partition=number % 3)
+    with running(source, handle, concurrency=3):
+        until(source.finished)
+    assert most[0] == 3
+
+
+def test_async_handlers_of_several_partitions_overlap() -> None:
+    source, inside, most = FakeSource(), [0], [0]
+
+    async def handle(values: list[bytes]) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        for _ in range(200):
+            if most[0] == 4:
+                break
+            await asyncio.sleep(0.01)
+        inside[0] -= 1
+
+    for number in range(40):
+        source.put(b"x", partition=number % 4)
+    with running(source, handle):
+        until(source.finished)
+    assert most[0] == 4
+
+
+def test_a_clean_stop_finishes_what_is_in_flight_and_commits_it() -> None:
+    source, handled = FakeSource(), []
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(10)
+        handled.extend(record.id for record in b)
+
+    for _ in range(100):
+        source.put(b"x")
+    with running(source, handle) as run:
+        assert began.wait(5)
+        run.loop.stop(time.monotonic() + 10)
+        release.set()
+        until(lambda: run.loop.closed)
+    assert handled == list(range(10))
+    assert source.durable[P0] == set(handled)
+
+
+def test_a_stop_does_not_wait_past_its_deadline_and_then_nothing_counts() -> None:
+    source = FakeSource()
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(10)
+
+    source.put(b"x")
+    with running(source, handle) as run:
+        assert began.wait(5)
+        run.stop(drain=0.0)
+        release.set()
+    assert not source.durable.get(P0)
+
+
+def test_a_revocation_waits_for_the_batch_in_flight_and_commits_it() -> None:
+    source = FakeSource()
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        if b.partition == P0 and not release.is_set():
+            began.set()
+            release.wait(10)
+
+    source.put(b"x", partition=0)
+    with running(source, handle):
+        assert began.wait(5)
+        source.revoke([P0])
+        threading.Timer(0.1, release.set).start()
+        until(lambda: source.durable.get(P0) == {0})
+
+
+def test_a_late_result_of_a_lost_partition_is_dropped() -> None:
+    source = FakeSource()
+    began, release = threading.Event(), threading.Event()
+
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(10)
+
+    source.put(b"x")
+    with running(source, handle) as run:
+        assert began.wait(5)
+        source.revoke([P0], lost=True)
+        until(lambda: P0 not in run.loop.lanes)
+        release.set()
+        until(lambda: run.loop.counters.fenced == 1)
+    assert not source.durable.get(P0)
+
+
+def test_a_handler_that_stops_leaves_its_record_and_commits_the_others() -> None:
+    source = FakeSource()
+
+    def handle(b: Batch) -> None:
+        if b.partition == P1:
+            raise Reject("no")
+
+    source.put(b"x", partition=0)
+    with running(source, handle) as run:
+        until(source.finished)
+        source.put(b"x", partition=1)
+        until(lambda: run.loop.closed)
+    assert isinstance(run.loop.failure, Stopped)
+    assert (source.durable[P0], source.durable.get(P1, set())) == ({0}, set())
+
+
+def test_an_outage_is_sat_out_and_everything_unfinished_comes_again() -> None:
+    source, handled = FakeSource(), []
+    source.put(b"x")
+    source.disconnect(failing_opens=1)
+
+    def handle(b: Batch) -> None:
+        handled.extend(record.id for record in b)
+
+    with running(source, handle):
+        source.put(b"y")
+        until(source.finished, timeout=20)
+    assert sorted(set(handled)) == [0, 1]
+
+
+def test_a_bug_in_a_source_ends_the_threads_and_is_kept() -> None:
+    source = FakeSource()
+
+    def poll(most: int, timeout: float) -> list[Batch]:
+        raise ZeroDivisionError
+
+    source.poll = poll  # type: ignore[method-assign]
+    loop = Loop("handler", source, Shape(), clock=time.monotonic)
+    closed = threading.Event()
+
+    def handle(b: Batch) -> None: ...
+
+    dispatch = Dispatch("handler", handle, shape(handle), Policy(), DeadLetters("a.b", None, discard=False, fuse=Fuse(0.5)))
+    threads = Threads(loop, dispatch, concurrency=1, events=None, on_closed=closed.set)
+    threads.start()
+    assert closed.wait(5) and threads.join(5)
+    assert isinstance(threads.crash, ZeroDivisionError)
