@@ -43,7 +43,10 @@ MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC
 _REMEDY = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "no permission for topic {stream}: give this user the ACL {operation} on it",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "no permission for group {group}: give this user the ACL Read on it, or set `group`",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "no permission on the cluster: give this user the ACL {operation} on it",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: (
+        "no permission: give this user the ACL {operation} on topic {stream} "
+        "(before Kafka 2.8: and IdempotentWrite on the cluster)"
+    ),
     KafkaError._AUTHENTICATION: "login failed: {login}",
     KafkaError.SASL_AUTHENTICATION_FAILED: "login failed: {login}",
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "login failed: the broker does not know this sasl.mechanism",
@@ -84,8 +87,12 @@ class Explain:
         text = re.sub(r"^Fatal error: (.*): Fatal consumer error: .*", r"\1", text)
         return redact(text.strip().rstrip(":"), self._config)
 
+    def known(self, error: KafkaError) -> bool:
+        """Whether somebody has to do something about it: no new client helps."""
+        return error.code() in _REMEDY
+
     def permanent(self, error: KafkaError) -> bool:
-        return error.code() in _REMEDY or error.fatal() or error.code() == KafkaError._FATAL
+        return self.known(error) or error.fatal() or error.code() == KafkaError._FATAL
 
     def error(self, error: KafkaError, stream: str | None = None) -> ConnectorError:
         """`Refused` for what will not heal, else `Unavailable`."""
@@ -171,7 +178,7 @@ def _certificate(servers: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _other_name(certificate: Mapping[str, Any] | None, host: str) -> str | None:
-    names = [value for _, value in (certificate or {}).get("subjectAltName", ())]
+    names = list(dict.fromkeys(value for _, value in (certificate or {}).get("subjectAltName", ())))
     if any(re.fullmatch(re.escape(name).replace(r"\*", "[^.]+"), host, re.I) for name in names):
         return None
     return (

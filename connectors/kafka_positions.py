@@ -39,7 +39,9 @@ class Positions:
         self._owned: dict[Partition, _Position] = {}
         self._due = 0.0
         self._outstanding = False
+        self._refused = False
         self._complained = -60.0
+        self._failures = 0
 
     def __contains__(self, partition: object) -> bool:
         return partition in self._owned
@@ -109,10 +111,11 @@ class Positions:
         """What failed stays pending, and goes again as long as the partition is ours."""
         self._outstanding = False
         if (first := self._note(error, offsets)) is not None and self.pending():
+            self._refused = self._explain.known(first)
             self._failed(first)
             self._due = self._clock() + min(self._interval, 1.0)
 
-    def flush(self, consumer: Consumer, partitions: Collection[Partition], bound: float) -> None:
+    def flush(self, consumer: Consumer, partitions: Collection[Partition], bound: float) -> KafkaError | None:
         """Inside a rebalance, where the client may not be polled: commits and waits for it, for about `bound` seconds."""
         deadline = self._clock() + bound
         while offsets := self.pending(partitions):
@@ -121,11 +124,12 @@ class Positions:
             except KafkaException as raised:
                 error = raised.args[0]
             if error is None:
-                return
+                return None
             if error.code() not in RETRIED or self._clock() >= deadline:
                 self._failed(error, at_last=True)
-                return
+                return error
             time.sleep(0.1)
+        return None
 
     def settle(self, consumer: Consumer, bound: float) -> bool:
         """Commits everything at a close: a rebalance under way refuses commits, and polled through it takes them.
@@ -133,7 +137,10 @@ class Positions:
         Not `flush`: without a broker that waits for a whole session. What polling pops is not ours to handle any more.
         """
         deadline = self._clock() + bound
+        self._refused = False
         while self._outstanding or self.pending():
+            if self._refused:
+                return True
             if self._clock() >= deadline:
                 log.warning("the last commits were not confirmed: their records come again")
                 return False
@@ -147,6 +154,7 @@ class Positions:
             if offset.error is not None or error is not None:
                 error = error or offset.error
                 continue
+            self._failures = 0
             position = self._owned.get(Partition(offset.topic, offset.partition))
             if position is not None:
                 position.committed = offset.offset
@@ -154,7 +162,10 @@ class Positions:
 
     def _failed(self, error: KafkaError, at_last: bool = False) -> None:
         now = self._clock()
-        if at_last or now - self._complained >= 60:
+        self._failures += 1
+        # Every rebalance refuses one or two.
+        unusual = error.code() not in RETRIED or self._failures >= 3
+        if at_last or (unusual and now - self._complained >= 60):
             self._complained = now
             then = "these records come again" if at_last else "trying again"
             log.warning("commit failed: %s: %s", self._explain.text(error), then)

@@ -102,11 +102,11 @@ class KafkaSink:
         try:
             for letter in letters:
                 self._produce(producer, letter, reports, deadline)
+            # Another thread's poll may serve our reports, hence no longer wait than this.
+            while reports.left and self._clock() < deadline:
+                producer.poll(_SERVE)
         except KafkaException as error:
             raise self._failure(error.args[0], None) from error
-        # Another thread's poll may serve our reports, hence no longer wait than this.
-        while reports.left and self._clock() < deadline:
-            producer.poll(_SERVE)
         if reports.failed is not None:
             raise self._failure(*reports.failed)
         if reports.left:
@@ -151,8 +151,7 @@ class KafkaSink:
             )
         if error.code() == KafkaError._MSG_TIMED_OUT:
             return PublishError(f"{self._stream}: not confirmed in {self._options.timeout:g} s{self._why()}")
-        permanent = self._explain.permanent(error) and not error.fatal()
-        return PublishError(str(self._explain.error(error)), permanent=permanent or error.code() in MISSING)
+        return PublishError(str(self._explain.error(error)), permanent=self._explain.known(error) or error.code() in MISSING)
 
     def _limit(self) -> str:
         """The topic's limit, if we may know it."""

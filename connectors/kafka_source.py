@@ -229,7 +229,9 @@ class KafkaSource:
             self._appeared(partition.stream)
         if without:
             # Else a restart before the first commit would begin at a later "latest", and skip.
-            self._positions.flush(consumer, without, _FLUSH)
+            error = self._positions.flush(consumer, without, _FLUSH)
+            if error is not None and self._explain.known(error):
+                raise KafkaException(error)
         places = [TopicPartition(p.stream, int(p.id), offset) for p, offset in begin.items()]
         (consumer.incremental_assign if self._cooperative else consumer.assign)(places)
         if self._choked:
