@@ -141,12 +141,8 @@ class Lane:
     def settle(self, work: Work, verdict: Verdict, now: float) -> list[Batch]:
         """Takes the result of one of its works; returns what may be committed."""
         self.busy[work.slot] = None
-        again = [self._again(work, part, now) for part in verdict.again]
-        if self.shape.ordered:
-            self._todo[work.slot].extendleft(reversed(again))
-        else:
-            for part in again:
-                heapq.heappush(self._aside, (part.due, next(_order), part))
+        if verdict.again:
+            self._try_again(work, [self._again(work, part, now) for part in verdict.again])
         ended: Sequence[int] = verdict.finished
         if verdict.given_up:
             ended = sorted([*verdict.finished, *(letter.index for letter in verdict.given_up)])
@@ -155,6 +151,13 @@ class Lane:
         if len(ended) == len(work.batch):
             return self.position.finish(work.numbers, work.batch)
         return self.position.finish([work.numbers[i] for i in ended], work.batch.pick(ended))
+
+    def _try_again(self, work: Work, parts: Sequence[Work]) -> None:
+        if self.shape.ordered:
+            self._todo[work.slot].extendleft(reversed(parts))
+        else:
+            for part in parts:
+                heapq.heappush(self._aside, (part.due, next(_order), part))
 
     def _again(self, work: Work, part: Again, now: float) -> Work:
         again = _part(work, part.indices, work.slot)
@@ -169,11 +172,13 @@ class Lane:
 
     def wake_at(self) -> float:
         """When there may be something to start, if nothing else happens."""
+        if None not in self.busy:
+            return math.inf
         at = self._aside[0][0] if self._aside else math.inf
         for slot, todo in enumerate(self._todo):
-            if self.busy[slot] is None and todo:
+            if todo and self.busy[slot] is None:
                 at = min(at, todo[0].due)
-        if self.waiting.count and self.position.open < self.shape.room and None in self.busy:
+        if self.waiting.count and self.position.open < self.shape.room:
             at = min(at, self.waiting.due)
         return at
 

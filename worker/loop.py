@@ -92,6 +92,7 @@ class Loop:
         self._last_poll = -math.inf
         self._last_lag = -math.inf
         self._handover = threading.Lock()
+        self._last_lane: Lane | None = None
         self._finished: list[Batch] = []
         self._timers: list[tuple[float, int, Lane]] = []
         self._order = itertools.count()
@@ -158,7 +159,7 @@ class Loop:
     def _poll(self, timeout: float) -> None:
         now = self._clock()
         timeout = max(0.0, min(timeout, self._timers[0][0] - now)) if self._timers else timeout
-        room = 0 if self._no_room() else POLL
+        room = 0 if self._no_room() else self._room()
         batches = self.source.poll(room, timeout if room else 0.0)
         self.counters.polls += 1
         now = self._last_poll = self._clock()
@@ -173,6 +174,13 @@ class Loop:
             self.wake.wait(timeout)
             self.wake.clear()
 
+    def _room(self) -> int:
+        """As many as make whole batches of the lane that records came for last: sources deliver in runs of one partition,
+        and a batch that is neither joined nor cut costs nothing."""
+        size, last = self.shape.batch_size, self._last_lane
+        missing = size - last.waiting.count % size if last is not None else size
+        return missing + (POLL - missing) // size * size if missing <= POLL else POLL
+
     def _no_room(self) -> bool:
         """Is the next batch of every thread at hand already? Then polling would only move records from the broker to memory."""
         if self.draining or self.ready:
@@ -183,6 +191,7 @@ class Loop:
         lane = self.lanes.get(batch.partition)
         if lane is None:
             lane = self.lanes[batch.partition] = Lane(batch.partition, self.shape)
+        self._last_lane = lane
         lane.waiting.add(batch, now)
         self.counters.received += len(batch)
         self._start(lane, now)
@@ -201,9 +210,9 @@ class Loop:
             if lane.paused and not lane.closing and lane.waiting.count < self.shape.batch_size:
                 lane.paused = False
                 self.source.resume([lane.partition])
-        at = max(lane.wake_at(), now + 0.01)  # in the past only where something else must happen first
+        at = lane.wake_at()
         if at < lane.timer:
-            lane.timer = at
+            lane.timer = at = max(at, now + 0.01)  # in the past only where something else must happen first
             heapq.heappush(self._timers, (at, next(self._order), lane))
 
     def _give(self, work: Work) -> None:
@@ -245,7 +254,8 @@ class Loop:
         counters, now = self.counters, self._clock()
         counters.batches += 1
         counters.handled += len(verdict.finished)
-        counters.retried += sum(len(part.indices) for part in verdict.again)
+        if verdict.again:
+            counters.retried += sum(len(part.indices) for part in verdict.again)
         if self._sink is not None:
             counters.dead_lettered += len(verdict.given_up)
         else:
