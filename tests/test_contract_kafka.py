@@ -52,7 +52,7 @@ class TestEmbeddedKafka(Contract):
 
 
 class TestKafka(Contract):
-    options: ClassVar[dict[str, str]] = {}
+    options: ClassVar[dict[str, str]] = {"heartbeat.interval.ms": "300"}
 
     @pytest.fixture
     def broker(self, kafka: KafkaContainer) -> Broker:
@@ -68,7 +68,7 @@ class TestKafkaConsumerProtocol(TestKafka):
 class TestKafkaEager(TestKafka):
     """Every rebalance takes everything away first."""
 
-    options: ClassVar[dict[str, str]] = {"partition.assignment.strategy": "range"}
+    options: ClassVar[dict[str, str]] = {"partition.assignment.strategy": "range", "heartbeat.interval.ms": "300"}
 
 
 class TestTransactions:

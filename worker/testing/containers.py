@@ -155,8 +155,11 @@ class MskContainer(BrokerContainer):
 
 _SINGLE_BROKER = {
     "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
-    # Else each new group waits 3 s for more members, and a restarted broker reads 100 partitions of its own first.
+    # Else each new group waits 3 s for more members, or 5 s for a heartbeat, and a restarted broker first reads 100
+    # partitions of its own.
     "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS": "200",
+    "KAFKA_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS": "200",
     "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
     "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
     "KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",

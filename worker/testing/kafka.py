@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -47,13 +48,13 @@ class Kafka:
         timestamp: int = 0,
     ) -> None:
         """Writes `values` in order; returns once the broker has them all."""
-        producer = Producer({**self.client, "enable.idempotence": True, "linger.ms": 2}, logger=Silent())
         failures: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, _: object) -> None:
             if error is not None:
                 failures.append(error)
 
+        producer = self._producer
         for value in values:
             place: dict[str, Any] = {"partition": partition} if partition >= 0 else {}
             producer.produce(topic, value, key, headers=list(headers), timestamp=timestamp, on_delivery=delivered, **place)
@@ -62,6 +63,11 @@ class Kafka:
             raise TimeoutError(f"{unsent} records for {topic} are not confirmed after 30 s")
         if failures:
             raise KafkaException(failures[0])
+
+    @cached_property
+    def _producer(self) -> Producer:
+        """Kept, because an idempotent one takes half a second to start."""
+        return Producer({**self.client, "enable.idempotence": True, "linger.ms": 2}, logger=Silent())
 
     def read(self, topic: str) -> list[Record[bytes]]:
         """All that is in `topic` now, partition by partition."""
