@@ -14,8 +14,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS)
 
-unit: $(VENV)/.dev  ## what needs no container
-	$(BIN)/python -m pytest -m 'not docker' $(TESTS)
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not docker and not embedded' $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

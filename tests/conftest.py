@@ -22,8 +22,11 @@ DOCKER = {"kafka", "msk"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if DOCKER & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & DOCKER:
             item.add_marker(pytest.mark.docker)
+        if "embedded" in fixtures or item.path.name == "test_kafka_embedded.py":
+            item.add_marker(pytest.mark.embedded)
 
 
 @cache
