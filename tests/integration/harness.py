@@ -1,0 +1,269 @@
+"""Real worker processes, what they handled, and the count of it: lost, out of order, repeated.
+
+What a handler did is a line in a file that is appended to with one write a batch, so it outlives a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from worker.testing import KafkaContainer
+
+PATIENCE = 90.0
+KEYS = 97
+
+APP = """
+import os, time
+from worker import App, Batch
+
+app = App("faults")
+handled = os.open(os.environ["HANDLED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+begun = os.open(os.environ["HANDLED"] + ".begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@app.handler("kafka:" + os.environ["TOPIC"], batch_size=int(os.environ["BATCH_SIZE"]), window=0.1)
+def write(batch: Batch) -> None:
+    os.write(begun, b"begun\\n")
+    time.sleep(float(os.environ["PAUSE"]))
+    lines = (f"{r.partition.id} {r.id} {r.key.decode()} {r.value.decode()} {os.getpid()}\\n" for r in batch)
+    os.write(handled, "".join(lines).encode())
+"""
+
+
+def until(
+    condition: Callable[[], object],
+    step: Callable[[], object] = lambda: time.sleep(0.05),
+    *,
+    patience: float = PATIENCE,
+    why: Callable[[], str] = lambda: "it never came true",
+) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        step()
+
+
+class Line(NamedTuple):
+    partition: int
+    offset: int
+    key: str
+    number: int
+    pid: int
+
+
+class Journal:
+    """What all workers have handled so far, in the order they wrote it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[Line] = []
+        self._read = 0
+
+    def lines(self) -> list[Line]:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.decode().splitlines():
+                partition, offset, key, number, pid = line.split()
+                self._lines.append(Line(int(partition), int(offset), key, int(number), int(pid)))
+        return self._lines
+
+    def begun(self) -> int:
+        """How many batches were begun."""
+        path = Path(f"{self.path}.begun")
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def by(self, pid: int) -> int:
+        return sum(line.pid == pid for line in self.lines())
+
+
+@dataclass
+class Count:
+    """What the journal says about the records that the broker confirmed."""
+
+    produced: int
+    handled: int
+    lost: list[int] = field(default_factory=list)
+    duplicates: int = 0
+    skips: int = 0
+    """Records that were handled before one that lies in front of them in the partition."""
+    key_violations: int = 0
+    """Records that were handled before an earlier one of their key."""
+    restarts: int = 0
+    """How often a process went back in a partition: it takes a committed position up again."""
+
+    def in_order_and_complete(self) -> None:
+        assert not self.lost, f"{len(self.lost)} of {self.produced} records lost: {self.lost[:10]}"
+        assert (self.skips, self.key_violations) == (0, 0), self
+
+
+def reconcile(lines: Iterable[Line], produced: Iterable[int]) -> Count:
+    lines, expected = list(lines), set(produced)
+    seen = {line.number for line in lines}
+    count = Count(len(expected), len(lines), sorted(expected - seen), len(lines) - len(seen))
+    furthest: dict[int, int] = defaultdict(lambda: -1)
+    furthest_of_key: dict[str, int] = defaultdict(lambda: -1)
+    known: set[int] = set()
+    by_process: dict[tuple[int, int], int] = defaultdict(lambda: -1)
+    for line in lines:
+        # A repetition may begin anywhere behind, but what comes for the first time is the next one.
+        count.skips += line.offset > furthest[line.partition] + 1
+        furthest[line.partition] = max(furthest[line.partition], line.offset)
+        if line.number not in known:
+            known.add(line.number)
+            count.key_violations += line.number < furthest_of_key[line.key]
+            furthest_of_key[line.key] = max(furthest_of_key[line.key], line.number)
+        count.restarts += line.offset <= by_process[line.pid, line.partition]
+        by_process[line.pid, line.partition] = line.offset
+    return count
+
+
+class Load(threading.Thread):
+    """Writes numbered records, a key's in order, until `limit` or `finish`; survives a broker that goes away for a while."""
+
+    def __init__(self, bootstrap: str, topic: str, limit: int | None = None, pace: float = 0.01) -> None:
+        """`pace`: seconds between two bursts of 20 records."""
+        super().__init__(name="load", daemon=True)
+        self.confirmed: set[int] = set()
+        self.failures: list[KafkaError] = []
+        self._topic = topic
+        self._limit = limit
+        self._pace = pace
+        self._enough = threading.Event()
+        config = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5, "message.timeout.ms": 120_000}
+        self._producer = Producer(config, logger=_Silent())
+
+    def run(self) -> None:
+        number = 0
+        while (self._limit is None or number < self._limit) and not self._enough.is_set():
+            self._produce(number)
+            number += 1
+            if number % 20 == 0 and self._pace:
+                self._enough.wait(self._pace)
+                self._producer.poll(0)
+        self._producer.flush(PATIENCE)
+
+    def _produce(self, number: int) -> None:
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is None:
+                self.confirmed.add(number)
+            else:
+                self.failures.append(error)
+
+        while True:
+            try:
+                return self._producer.produce(self._topic, b"%d" % number, b"key-%d" % (number % KEYS), on_delivery=delivered)
+            except BufferError:
+                self._producer.poll(0.05)
+
+    def finish(self) -> set[int]:
+        """Stops, and returns the numbers that the broker has confirmed."""
+        if self._limit is None:
+            self._enough.set()
+        self.join(PATIENCE)
+        assert not self.is_alive() and not self.failures, self.failures[:3]
+        return self.confirmed
+
+
+class _Silent:
+    def log(self, *_: object) -> None: ...
+
+
+class WorkerProcess:
+    """`worker run`, started as a user starts it."""
+
+    def __init__(self, folder: Path, environ: dict[str, str], number: int) -> None:
+        self.log = folder / f"worker-{number}.log"
+        command = [sys.executable, "-m", "worker", "run", "faults:app", "--log-level", "DEBUG"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=os.environ | environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.pid = self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, patience: float = 60.0) -> int:
+        """SIGTERM; returns the exit code."""
+        self.terminate()
+        return self.process.wait(patience)
+
+    def told(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class Stage:
+    """A topic, its journal, and the workers that a test starts on it."""
+
+    def __init__(self, kafka: KafkaContainer, folder: Path, *, partitions: int = 4) -> None:
+        self.kafka = kafka
+        self.folder = folder
+        self.topic = kafka.topic("faults", partitions)
+        self.group = f"group-of-{self.topic}"
+        self.journal = Journal(folder / "handled")
+        self.workers: list[WorkerProcess] = []
+        (folder / "faults.py").write_text(APP)
+
+    def load(self, limit: int | None = None, pace: float = 0.01) -> Load:
+        load = Load(self.kafka.bootstrap, self.topic, limit, pace)
+        load.start()
+        return load
+
+    def worker(self, *, pause: float = 0.01, batch_size: int = 100, **environ: str) -> WorkerProcess:
+        """`pause`: seconds that the handler takes for a batch."""
+        settings = {
+            "WORKER_CONNECTIONS__KAFKA": f"{self.kafka.url}?session.timeout.ms=6000&heartbeat.interval.ms=500",
+            "WORKER_HANDLERS__WRITE__GROUP": self.group,
+            "HANDLED": str(self.journal.path),
+            "TOPIC": self.topic,
+            "PAUSE": str(pause),
+            "BATCH_SIZE": str(batch_size),
+        }
+        self.workers.append(WorkerProcess(self.folder, settings | environ, len(self.workers)))
+        return self.workers[-1]
+
+    def handled(self, count: int) -> None:
+        """Waits until so many records are handled."""
+        self.until(lambda: len({line.number for line in self.journal.lines()}) >= count)
+
+    def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> None:
+        until(condition, patience=patience, why=self.story)
+
+    def story(self) -> str:
+        """For a test that fails: how far it came, and the end of each worker's log."""
+        ends = (f"--- {worker.log.name}, exit {worker.process.poll()}\n{worker.told()[-2000:]}" for worker in self.workers)
+        return "\n".join([f"{len(self.journal.lines())} lines in the journal", *ends])
+
+    def settled(self) -> bool:
+        """The group stands at the end of every partition that has records."""
+        ends = {partition: end for partition, end in self.kafka.ends(self.topic).items() if end}
+        committed = self.kafka.committed(self.group, self.topic)
+        return all(committed.get(partition) == end for partition, end in ends.items())
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.running:
+                worker.kill()
