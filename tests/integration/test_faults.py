@@ -1,0 +1,184 @@
+"""Workers that are killed, stopped, joined and cut off under load: nothing is lost, order holds, repetitions are counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
+
+from tests.integration.harness import Count, Stage, reconcile, until
+from worker.testing import KafkaContainer
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def stage(kafka: KafkaContainer, tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(kafka, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[Count], None]:
+    def report(count: Count) -> None:
+        with capsys.disabled():
+            print(
+                f"\n{request.node.name}: {count.produced} produced, {len(count.lost)} lost, {count.skips} skipped, "
+                f"{count.duplicates} duplicates, {count.restarts} restarts"
+            )
+
+    return report
+
+
+def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
+    load = stage.load(limit=20_000, pace=0)
+    produced = load.finish()
+    for enough in (4_000, 10_000):
+        worker = stage.worker(pause=0.02)
+        stage.handled(enough)
+        worker.kill()
+    last = stage.worker(pause=0)
+    stage.handled(len(produced))
+    assert last.stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert stage.settled()
+
+
+def test_workers_that_join_and_leave_under_load(stage: Stage, report: Callable[[Count], None]) -> None:
+    load = stage.load()
+
+    def working(*pids: int) -> None:
+        """Waits until each of them has handled something from now on."""
+        before = {pid: stage.journal.by(pid) for pid in pids}
+        stage.until(lambda: all(stage.journal.by(pid) > before[pid] for pid in pids))
+
+    first = stage.worker()
+    working(first.pid)
+    second = stage.worker()
+    working(first.pid, second.pid)
+    third = stage.worker()
+    working(first.pid, second.pid, third.pid)
+    assert first.stop() == 0, stage.story()
+    working(second.pid, third.pid)
+    second.kill()
+    working(third.pid)
+    fourth = stage.worker()
+    working(third.pid, fourth.pid)
+    produced = load.finish()
+    stage.handled(len(produced))
+    assert (third.stop(), fourth.stop()) == (0, 0), stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert stage.settled()
+
+
+def test_workers_that_come_and_go_orderly_repeat_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
+    load = stage.load()
+    workers = [stage.worker()]
+    for _ in range(3):
+        workers.append(stage.worker())
+        newest = workers[-1]
+        stage.until(lambda: stage.journal.by(newest.pid))  # noqa: B023  # it is called in this very round
+        assert workers.pop(0).stop() == 0, stage.story()
+    produced = load.finish()
+    stage.handled(len(produced))
+    assert workers[0].stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert count.duplicates == 0
+    assert stage.settled()
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_broker_that_restarts_under_load(stage: Stage, report: Callable[[Count], None], how: str) -> None:
+    load = stage.load()
+    worker = stage.worker()
+    stage.handled(500)
+    try:
+        (stage.kafka.stop_broker if how == "stop" else stage.kafka.kill_broker)()
+    finally:
+        stage.kafka.start_broker()
+    before = len(load.confirmed)
+    stage.until(lambda: len(load.confirmed) > before + 1_000)
+    produced = load.finish()
+    stage.handled(len(produced))
+    assert worker.stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert stage.settled()
+
+
+def test_a_handler_slower_than_the_session_keeps_its_partition(
+    kafka: KafkaContainer, tmp_path: Path, report: Callable[[Count], None], request: pytest.FixtureRequest
+) -> None:
+    """Ten seconds a batch with a session of six: the member stays the same and the group stable all the time."""
+    stage = Stage(kafka, tmp_path, partitions=1)
+    request.addfinalizer(stage.close)
+    admin = AdminClient(stage.kafka.client)
+
+    def group() -> tuple[ConsumerGroupState, list[str]]:
+        found = admin.describe_consumer_groups([stage.group])[stage.group].result(10)
+        return found.state, [member.member_id for member in found.members]
+
+    produced = stage.load(limit=40, pace=0).finish()
+    worker = stage.worker(pause=10, batch_size=20)
+    stage.until(lambda: stage.journal.begun() == 1)
+    joined = group()
+    assert joined[0] == ConsumerGroupState.STABLE and len(joined[1]) == 1
+    seen = []
+    stage.until(lambda: seen.append(group()) or stage.journal.begun() == 2)  # type: ignore[func-returns-value]
+    assert set(map(str, seen)) == {str(joined)}
+    stage.handled(len(produced))
+    assert worker.stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert (count.duplicates, count.restarts) == (0, 0)
+    assert stage.settled()
+
+
+def test_a_clean_stop_repeats_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
+    load = stage.load()
+    for enough in (500, 1_500, 3_000):
+        worker = stage.worker(pause=0.1)
+        stage.handled(enough)
+        assert worker.stop() == 0, stage.story()
+    produced = load.finish()
+    worker = stage.worker(pause=0)
+    stage.handled(len(produced))
+    assert worker.stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert count.duplicates == 0
+    assert stage.settled()
+
+
+def test_a_second_signal_does_not_wait(stage: Stage, report: Callable[[Count], None]) -> None:
+    produced = stage.load(limit=1_000, pace=0).finish()
+    worker = stage.worker(pause=60)
+    stage.until(lambda: stage.journal.begun() == 1)
+
+    def signal_again() -> None:  # two signals at once may arrive as one
+        worker.terminate()
+        time.sleep(0.2)
+
+    until(lambda: not worker.running, signal_again, patience=15, why=stage.story)
+    assert stage.journal.lines() == []
+    again = stage.worker(pause=0)
+    stage.handled(len(produced))
+    assert again.stop() == 0, stage.story()
+    count = reconcile(stage.journal.lines(), produced)
+    report(count)
+    count.in_order_and_complete()
+    assert stage.settled()
