@@ -232,7 +232,7 @@ class Stage:
         load.start()
         return load
 
-    def worker(self, *, pause: float = 0.01, batch_size: int = 100, **environ: str) -> WorkerProcess:
+    def worker(self, *, pause: float = 0.1, batch_size: int = 300, **environ: str) -> WorkerProcess:
         """`pause`: seconds that the handler takes for a batch."""
         settings = {
             "WORKER_CONNECTIONS__KAFKA": f"{self.kafka.url}?session.timeout.ms=6000&heartbeat.interval.ms=500",

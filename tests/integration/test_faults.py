@@ -13,6 +13,9 @@ from confluent_kafka.admin import AdminClient
 from tests.integration.harness import Count, Stage, reconcile, until
 from worker.testing import KafkaContainer
 
+BATCH, PAUSE = 300, 0.1
+"""A handler that takes so long is in the middle of a batch whenever something happens."""
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -35,11 +38,13 @@ def report(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
     return report
 
 
-def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
-    load = stage.load(limit=20_000, pace=0)
-    produced = load.finish()
-    for enough in (4_000, 10_000):
-        worker = stage.worker(pause=0.02)
+@pytest.mark.parametrize("interval", [1.0, 0.05])
+def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[Count], None], interval: float) -> None:
+    """And repeats no more than what was in flight or finished in the last `commit_interval`."""
+    produced = stage.load(limit=20_000, pace=0).finish()
+    rate, kills = BATCH / PAUSE, (4_000, 8_000, 12_000)
+    for enough in kills:
+        worker = stage.worker(WORKER_HANDLERS__WRITE__COMMIT_INTERVAL=str(interval))
         stage.handled(enough)
         worker.kill()
     last = stage.worker(pause=0)
@@ -48,6 +53,8 @@ def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[C
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
+    # 0.3 s: until the broker has a commit.
+    assert count.duplicates <= len(kills) * (rate * (interval + 0.3) + BATCH)
     assert stage.settled()
 
 
@@ -150,7 +157,7 @@ def test_a_handler_slower_than_the_session_keeps_its_partition(
 def test_a_clean_stop_repeats_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
     load = stage.load()
     for enough in (500, 1_500, 3_000):
-        worker = stage.worker(pause=0.1)
+        worker = stage.worker()
         stage.handled(enough)
         assert worker.stop() == 0, stage.story()
     produced = load.finish()
