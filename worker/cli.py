@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from worker.app import App
     from worker.settings import Settings
 
-WORKER_SET = "WORKER_SET"
-"""How the supervisor hands `--set` to its processes: a command line would show secrets to everybody on the machine."""
-
 common = [
     click.argument("app", metavar="MODULE:APP"),
     click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Only this handler (several: several times)."),
@@ -150,7 +147,7 @@ def _load(target: str, handlers: Sequence[str], flags: Sequence[str], config: Pa
     from worker.settings import load
 
     default = Path("worker.toml")
-    inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
+    inherited = json.loads(os.environ.get("WORKER_SET", "[]"))  # from worker.supervisor
     file = config or (default if default.exists() else None)
     return app, load(app, file=file, environ=os.environ, flags=[*inherited, *flags], only=handlers)
 

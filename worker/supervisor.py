@@ -1,0 +1,182 @@
+"""`--processes N`: starts the processes, starts crashed ones again, and never those that stopped for a reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from worker.retry import Backoff
+
+log = logging.getLogger("worker")
+
+REASON_FD, PARENT_FD, INDEX, WORKER_SET = "WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD", "WORKER_PROCESS_INDEX", "WORKER_SET"
+FINAL = (2, 3, 4)
+"""Settings, a broker's refusal, dead letters: the next process would end in the same way."""
+HEALTHY = 60.0
+"""Seconds after which a crash counts as the first one again."""
+RESTART = Backoff(first=0.5, limit=30.0)
+
+
+# In the process that is supervised
+
+
+def tell_supervisor() -> None:
+    """This process ends for a reason, with exit code 1, and is not to be started again."""
+    if REASON_FD in os.environ:
+        os.write(int(os.environ[REASON_FD]), b"stopped\n")
+
+
+def follow_parent() -> None:
+    """Drains when the supervisor is gone, however it went: its end of the pipe closes with it."""
+    if PARENT_FD not in os.environ:
+        return
+    parent = int(os.environ[PARENT_FD])
+
+    def wait() -> None:
+        os.read(parent, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="follow-parent", daemon=True).start()
+
+
+# The supervisor
+
+
+@dataclass
+class Restarts:
+    """What to do about one process that ended. Time is an argument."""
+
+    crashes: int = 0
+    started: float = 0.0
+
+    def after(self, code: int, reason: bool, now: float) -> float | None:
+        """Seconds until it is started again; None: never."""
+        if code == 0 or code in FINAL or reason:
+            return None
+        self.crashes = 1 if now - self.started >= HEALTHY else self.crashes + 1
+        return RESTART(self.crashes)
+
+
+class Child:
+    """One process, started by exec: a forked client library has no threads."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], index: int, parent_fd: int) -> None:
+        self._command = command
+        self._environ = environ
+        self._index = index
+        self._parent_fd = parent_fd
+        self.restarts = Restarts()
+        self.ended = False
+        self.start()
+
+    def start(self) -> None:
+        self._reason, write = os.pipe()
+        environ = {**self._environ, REASON_FD: str(write), PARENT_FD: str(self._parent_fd), INDEX: str(self._index)}
+        # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second does not wait for the drain.
+        self.process = subprocess.Popen(self._command, env=environ, pass_fds=(write, self._parent_fd), start_new_session=True)
+        os.close(write)
+        self.restarts.started = time.monotonic()
+
+    def had_a_reason(self) -> bool:
+        with os.fdopen(self._reason, "rb") as pipe:
+            return bool(pipe.read())
+
+    def __str__(self) -> str:
+        return f"process {self._index} (pid {self.process.pid})"
+
+
+class Supervisor:
+    """Waits for signals and for children, on the main thread."""
+
+    def __init__(self, command: Sequence[str], processes: int, environ: Mapping[str, str]) -> None:
+        self._events: queue.SimpleQueue[int | Child] = queue.SimpleQueue()
+        """Signals and processes that ended; a queue, as a signal handler may put into one."""
+        self._code = 0
+        self._stopping = False
+        self._due: dict[Child, float] = {}
+        read, self._alive = os.pipe()  # nobody ever writes: the children see it close
+        self.children = [Child(command, environ, index, read) for index in range(processes)]
+
+    def run(self) -> int:
+        for child in self.children:
+            self._watch(child)
+        while not all(child.ended for child in self.children):
+            event = self._next()
+            if isinstance(event, Child):
+                self._ended(event)
+            elif event is not None:
+                self._stop(event)
+            self._start_due()
+        return self._code
+
+    def signalled(self, number: int, frame: FrameType | None) -> None:
+        self._events.put(number)
+
+    def _next(self) -> int | Child | None:
+        wait = max(0.0, min(self._due.values()) - time.monotonic()) if self._due else 3600.0
+        try:
+            return self._events.get(timeout=wait)
+        except queue.Empty:
+            return None
+
+    def _watch(self, child: Child) -> None:
+        def wait() -> None:
+            child.process.wait()
+            self._events.put(child)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def _ended(self, child: Child) -> None:
+        code = child.process.returncode
+        reason = child.had_a_reason()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        pause = child.restarts.after(code, reason, time.monotonic())
+        if self._stopping or pause is None:
+            child.ended = True
+            if code > 0 and self._code == 0:
+                self._code = code
+            if code > 0 and not self._stopping:
+                log.error("%s %s and is not started again: stopping the others", child, how)
+                self._stop(signal.SIGTERM)
+            return
+        log.warning("%s %s; starting it again in %.1f s", child, how, pause)
+        self._due[child] = time.monotonic() + pause
+
+    def _start_due(self) -> None:
+        for child, due in list(self._due.items()):
+            if due <= time.monotonic():
+                del self._due[child]
+                child.start()
+                self._watch(child)
+
+    def _stop(self, number: int) -> None:
+        self._stopping = True
+        for child in self._due:
+            child.ended = True
+        self._due.clear()
+        for child in self.children:
+            if child.process.poll() is None:
+                child.process.send_signal(number)
+
+
+def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[str] = ()) -> int:
+    """Runs `worker` with `arguments` in so many processes until they end; returns the exit code.
+
+    `settings` are those of `--set`; they travel in the environment, as a command line shows secrets to everybody.
+    """
+    inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
+    environ = {**os.environ, WORKER_SET: json.dumps([*inherited, *settings])}
+    supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, supervisor.signalled)
+    return supervisor.run()
