@@ -1,7 +1,7 @@
 """Charges orders into a ledger: typed values, named failures, retries, dead letters, in the order of each partition.
 
-    worker run examples/orders.py:app          # on the Kafka of compose.yaml
-    worker demo                                # the same, with an embedded Kafka and a check of the result
+worker run examples/orders.py:app          # on the Kafka of compose.yaml
+worker demo                                # the same, with an embedded Kafka and a check of the result
 """
 
 import os

@@ -118,7 +118,7 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
     def generator(b: Batch):
         yield  # type: ignore[no-untyped-def]
 
-    def unknown(b: "list[Nowhere]") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def unknown(b: list[Nowhere]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
     def unserved(b: list[object.__class__.__call__]) -> None: ...  # type: ignore
 
     for function, told in ((nothing, "one argument"), (two, "one argument"), (generator, "yield"), (unknown, "Nowhere")):

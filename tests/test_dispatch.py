@@ -37,10 +37,7 @@ def dispatch_of(function: Callable[..., Any], *, ordered: bool = True, retries: 
 def verdict_of(function: Callable[..., Any], *values: bytes | None, **options: Any) -> Verdict:
     made = dispatch_of(function, **options)
     work = work_of(*values)
-    if made.shape.is_async:
-        result = asyncio.run(made.asynchronous(work, made.prepare(work)))
-    else:
-        result = made(work)
+    result = asyncio.run(made.asynchronous(work, made.prepare(work))) if made.shape.is_async else made(work)
     assert isinstance(result, Verdict), result
     return result
 
