@@ -306,7 +306,8 @@ def _dead_letter(
 def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -> Connection | None:
     path = f"connections.{name}"
     if "url" not in given:
-        complaints.add(path, next(iter(given.values())), "it has no url: kafka://host:9092")
+        first = next(iter(given.values()))
+        complaints.add(path, Given("", first.origin), "it has no url: kafka://host:9092")
         return None
     url = given["url"]
     try:
@@ -348,6 +349,6 @@ def _either(names: Collection[str]) -> str:
 
 
 def _masked(value: Any) -> str:
-    """URLs lose their password and their query, where secrets are."""
-    text = re.sub(r"//[^@/\s]*:[^/\s]*@", "//***@", str(value))
-    return re.sub(r"(\w+://[^?\s]*)\?\S*", r"\1?***", text) if "://" in text else text
+    """Without what may be a secret: a user and password before an @, and a URL's query, even where it is malformed."""
+    text = re.sub(r"(^|//).*@", r"\1***@", str(value), flags=re.DOTALL)
+    return re.sub(r"\?.*", "?***", text, flags=re.DOTALL)

@@ -1,0 +1,43 @@
+"""The decorator registers and leaves the function alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+from worker import App, ConfigError
+from worker.options import HandlerOptions
+
+
+def test_the_function_comes_back_unchanged() -> None:
+    app = App("shop")
+
+    def charge(values: list[bytes]) -> None: ...
+
+    assert app.handler("kafka:orders", batch_size=5)(charge) is charge
+    assert dict(app.handlers["charge"].options) == {"batch_size": 5}
+
+
+def test_the_decorator_knows_every_option_and_no_other() -> None:
+    parameters = inspect.signature(App.handler).parameters
+    assert {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == set(HandlerOptions.model_fields)
+
+
+def test_what_cannot_be_is_refused_by_name() -> None:
+    app = App("shop")
+
+    @app.handler("kafka:orders")
+    def charge(values: list[bytes]) -> None: ...
+
+    @app.lifespan
+    def pools() -> Iterator[None]:
+        yield
+
+    with pytest.raises(ConfigError, match="charge"):
+        app.handler("kafka:returns")(charge)
+    with pytest.raises(ConfigError, match="no stream"):
+        app.handler()(pools)
+    with pytest.raises(ConfigError, match="lifespan"):
+        app.lifespan(pools)

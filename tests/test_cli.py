@@ -1,0 +1,94 @@
+"""The command as a user meets it: help, and one helpful line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+APP = """
+from pydantic import BaseModel
+from worker import App
+app = App("shop", connections={"kafka": "kafka://localhost:9092"})
+class Order(BaseModel):
+    id: int
+@app.handler("kafka:orders", batch_size=5)
+def charge(orders: list[Order]) -> None: ...
+"""
+
+
+def worker(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "worker", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    done = worker(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert str(Path(__file__).parent.parent / "worker") not in done.stderr, "a traceback of ours"
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check", "demo"])
+def test_help_has_an_example(tmp_path: Path, command: str) -> None:
+    assert f"Example: worker {command}" in worker(tmp_path, command, "--help").stdout
+
+
+def test_check_says_what_would_run_and_warns(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    done = worker(tmp_path, "check", "shop:app")
+    assert done.returncode == 0
+    assert "charge: orders of kafka://localhost:9092, group shop.charge" in done.stdout
+    assert "batch_size = 5" in done.stdout and "an invalid value will stop this handler" in done.stdout
+    told = json.loads(worker(tmp_path, "check", "shop.py", "--json", "--set", "handlers.charge.retries=1").stdout)
+    assert (told[0]["group"], told[0]["warnings"]) == ("shop.charge", [])
+
+
+def test_settings_that_cannot_work_exit_with_2(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    assert "--set" in refused(tmp_path, "check", "shop:app", "--set", "handlers.charge.batch_size=0")
+    assert "max.poll" in refused(tmp_path, "check", "shop:app", "--set", "connections.kafka=kafka://h?max.poll.intervall.ms=1")
+    assert "must be below 20 s" in refused(
+        tmp_path, "run", "shop:app", "--set", "connections.kafka=kafka://h?max.poll.interval.ms=20000&session.timeout.ms=10000"
+    )
+    assert "did you mean charge?" in refused(tmp_path, "run", "shop:app", "--handler", "chrage")
+    assert "broker" in refused(tmp_path, "check", "shop:app", "--set", "handlers.charge.dead_letter=broker")
+
+
+def test_what_is_wrong_with_the_users_module_is_said_in_its_own_words(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "broken.py").write_text("x = 1\nraise ValueError('my own')\n")
+    (tmp_path / "syntax.py").write_text("def (")
+    (tmp_path / "missing.py").write_text("import no_such_module\n")
+    assert "did you mean shop?" in refused(tmp_path, "run", "shpo:app")
+    assert "it has shop:app" in refused(tmp_path, "run", "shop:application")
+    assert "not a worker.App" in refused(tmp_path, "run", "shop:Order")
+    told = refused(tmp_path, "run", "broken:app")
+    assert "broken.py" in told and "line 2" in told and "my own" in told
+    assert "SyntaxError" in refused(tmp_path, "run", "syntax:app")
+    assert "no_such_module" in refused(tmp_path, "run", "missing:app")
+    assert "no such file" in refused(tmp_path, "run", "nowhere.py:app")
+
+
+def test_a_users_worker_py_is_told_to_change_its_name(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(APP)
+    assert (
+        "rename it"
+        in subprocess.run(
+            [str(Path(sys.executable).parent / "worker"), "run", "worker:app"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stderr
+    )
+
+
+def test_a_broker_that_is_not_there_is_given_up_after_wait(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    done = worker(tmp_path, "run", "shop:app", "--json", "--wait", "0", "--set", "connections.kafka=kafka://127.0.0.1:1")
+    assert done.returncode == 3
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any("127.0.0.1:1" in line["message"] and line["level"] == "ERROR" for line in lines)

@@ -1,0 +1,68 @@
+"""Log lines: who is told what."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from worker import logs
+from worker.testing import batch
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[None]:
+    before, level = logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    logging.getLogger().handlers[:] = before
+    logging.getLogger().setLevel(level)
+
+
+def written(*, as_json: bool, inside: bool) -> str:
+    stream = io.StringIO()
+    logs.configure(as_json=as_json, stream=stream)
+    token = logs.running.set(("charge", batch(b"a", b"b", start=7)) if inside else None)
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        logging.getLogger("shop").warning("of the user's: %s", "x", exc_info=as_json)
+    logs.running.reset(token)
+    return stream.getvalue()
+
+
+def test_a_users_line_inside_a_handler_says_for_which_records() -> None:
+    line = json.loads(written(as_json=True, inside=True))
+    assert {name: line[name] for name in ("level", "logger", "message", "handler", "partition", "first", "last")} == {
+        "level": "WARNING",
+        "logger": "shop",
+        "message": "of the user's: x",
+        "handler": "charge",
+        "partition": "orders[0]",
+        "first": 7,
+        "last": 8,
+    }
+    assert line["time"].endswith("Z") and "ZeroDivisionError" in line["exception"]
+    assert "(charge orders[0] 7-8)" in written(as_json=False, inside=True)
+
+
+def test_outside_it_does_not() -> None:
+    assert "handler" not in json.loads(written(as_json=True, inside=False))
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def line(stream: io.StringIO) -> str:
+        logs.configure(as_json=False, stream=stream)
+        logging.getLogger("shop").error("x")
+        return stream.getvalue()
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" in line(Terminal()) and "\x1b[" not in line(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in line(Terminal())

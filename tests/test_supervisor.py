@@ -1,0 +1,88 @@
+"""Crashed processes start again; those that stopped for a reason do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
+
+SCRIPT = """
+import os, signal, sys, time
+from worker.supervisor import follow_parent, tell_supervisor
+folder, index = sys.argv[1], os.environ["WORKER_PROCESS_INDEX"]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+follow_parent()
+runs = len([name for name in os.listdir(folder) if name.startswith(index + "-")])
+open(f"{folder}/{index}-{runs}-{os.getpid()}", "w").close()
+"""
+
+
+def supervisor_of(folder: Path, body: str, processes: int = 2) -> Supervisor:
+    script = folder / "child.py"
+    script.write_text(SCRIPT + body)
+    runs = folder / "runs"
+    runs.mkdir()
+    return Supervisor([sys.executable, str(script), str(runs)], processes, os.environ)
+
+
+def runs_of(folder: Path, index: int) -> list[int]:
+    return [int(name.split("-")[2]) for name in sorted(os.listdir(folder / "runs")) if name.startswith(f"{index}-")]
+
+
+def when(condition: Callable[[], object], then: Callable[[], object]) -> threading.Thread:
+    def wait() -> None:
+        deadline = time.monotonic() + 20
+        while not condition() and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_what_is_final_and_what_is_a_crash() -> None:
+    restarts = Restarts(started=0.0)
+    assert [restarts.after(code, False, 1.0) for code in (0, 2, 3, 4)] == [None] * 4
+    assert restarts.after(1, True, 1.0) is None
+    waits = [restarts.after(code, False, 1.0) for code in (1, -9, 134, 1)]
+    assert all(wait is not None for wait in waits)
+    assert (waits[-1] or 0) > RESTART.first * 2
+    again = restarts.after(-9, False, HEALTHY + 1)
+    assert again is not None and again <= RESTART.first
+
+
+def test_a_killed_process_is_started_again_and_sigterm_ends_all(tmp_path: Path) -> None:
+    supervisor = supervisor_of(tmp_path, "while True: time.sleep(0.05)")
+    when(lambda: len(runs_of(tmp_path, 1)) == 1, lambda: os.kill(runs_of(tmp_path, 1)[0], signal.SIGKILL))
+    when(lambda: len(runs_of(tmp_path, 1)) == 2, lambda: supervisor.signalled(signal.SIGTERM, None))
+    assert supervisor.run() == 0
+    assert (len(runs_of(tmp_path, 0)), len(runs_of(tmp_path, 1))) == (1, 2)
+
+
+def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Path) -> None:
+    body = "if index == '0': tell_supervisor(); sys.exit(1)\nwhile True: time.sleep(0.05)"
+    supervisor = supervisor_of(tmp_path, body)
+    assert supervisor.run() == 1
+    assert len(runs_of(tmp_path, 0)) == 1
+    assert all(child.process.returncode is not None for child in supervisor.children)
+
+
+def test_a_refused_process_ends_all_with_its_code(tmp_path: Path) -> None:
+    assert supervisor_of(tmp_path, "if index == '0': sys.exit(3)\nwhile True: time.sleep(0.05)").run() == 3
+
+
+def test_processes_that_finish_are_finished(tmp_path: Path) -> None:
+    assert supervisor_of(tmp_path, "sys.exit(0)").run() == 0
+
+
+def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
+    supervisor = supervisor_of(tmp_path, "while True: time.sleep(0.05)", processes=1)
+    when(lambda: runs_of(tmp_path, 0), lambda: os.close(supervisor._alive))
+    assert supervisor.run() == 0
