@@ -121,7 +121,7 @@ class DeadLetters:
         failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
         if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
             raise Flooded(
-                f"{self.handler}: too many of the last records became dead letters, now {_say(work, given_up[0])}; "
+                f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
                 "nothing more is published or committed. Mend the handler and start again, or set flood=1 to let them all through"
             )
         now = self._wall()
@@ -132,7 +132,7 @@ class DeadLetters:
         for one in given_up:
             if not self._discard and not isinstance(one.error, Expired):
                 raise Stopped(
-                    f"{self.handler}: {_say(work, one)}; it may not be tried again: "
+                    f"{_say(work, one)}; it may not be tried again: "
                     "set dead_letter= to keep such records elsewhere, or retries= to discard them"
                 )
         log.error("%s: %d records discarded: %s", self.handler, len(given_up), _say(work, given_up[0]))
@@ -147,7 +147,7 @@ class DeadLetters:
             except (PublishError, Unavailable) as error:
                 pause = self._backoff(attempt)
                 if getattr(error, "permanent", False) or self._clock() + pause >= deadline:
-                    raise PublishError(f"{self.handler}: dead letters could not be published: {error}", permanent=True) from error
+                    raise PublishError(f"dead letters could not be published: {error}", permanent=True) from error
                 log.warning("%s: dead letters: %s; trying again in %.1f s", self.handler, error, pause)
                 self._wait(pause)
                 attempt += 1

@@ -249,6 +249,11 @@ class Stage:
         """Waits until so many records are handled."""
         self.until(lambda: len({line.number for line in self.journal.lines()}) >= count)
 
+    def working(self, *workers: WorkerProcess) -> None:
+        """Waits until each of them has handled something from now on."""
+        before = {worker.pid: self.journal.by(worker.pid) for worker in workers}
+        self.until(lambda: all(self.journal.by(pid) > count for pid, count in before.items()))
+
     def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> None:
         until(condition, patience=patience, why=self.story)
 

@@ -16,6 +16,9 @@ from worker.testing import KafkaContainer
 BATCH, PAUSE = 300, 0.1
 """A handler that takes so long is in the middle of a batch whenever something happens."""
 
+ALL_AT_ONCE = {"WORKER_HANDLERS__WRITE__CONCURRENCY": "4"}
+"""So is each of its partitions."""
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -60,24 +63,18 @@ def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[C
 
 def test_workers_that_join_and_leave_under_load(stage: Stage, report: Callable[[Count], None]) -> None:
     load = stage.load()
-
-    def working(*pids: int) -> None:
-        """Waits until each of them has handled something from now on."""
-        before = {pid: stage.journal.by(pid) for pid in pids}
-        stage.until(lambda: all(stage.journal.by(pid) > before[pid] for pid in pids))
-
-    first = stage.worker()
-    working(first.pid)
-    second = stage.worker()
-    working(first.pid, second.pid)
-    third = stage.worker()
-    working(first.pid, second.pid, third.pid)
+    first = stage.worker(**ALL_AT_ONCE)
+    stage.working(first)
+    second = stage.worker(**ALL_AT_ONCE)
+    stage.working(first, second)
+    third = stage.worker(**ALL_AT_ONCE)
+    stage.working(first, second, third)
     assert first.stop() == 0, stage.story()
-    working(second.pid, third.pid)
+    stage.working(second, third)
     second.kill()
-    working(third.pid)
-    fourth = stage.worker()
-    working(third.pid, fourth.pid)
+    stage.working(third)
+    fourth = stage.worker(**ALL_AT_ONCE)
+    stage.working(third, fourth)
     produced = load.finish()
     stage.handled(len(produced))
     assert (third.stop(), fourth.stop()) == (0, 0), stage.story()
@@ -89,11 +86,11 @@ def test_workers_that_join_and_leave_under_load(stage: Stage, report: Callable[[
 
 def test_workers_that_come_and_go_orderly_repeat_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
     load = stage.load()
-    workers = [stage.worker()]
+    workers = [stage.worker(**ALL_AT_ONCE)]
+    stage.working(*workers)
     for _ in range(3):
-        workers.append(stage.worker())
-        newest = workers[-1]
-        stage.until(lambda: stage.journal.by(newest.pid))  # noqa: B023  # it is called in this very round
+        workers.append(stage.worker(**ALL_AT_ONCE))
+        stage.working(*workers)
         assert workers.pop(0).stop() == 0, stage.story()
     produced = load.finish()
     stage.handled(len(produced))
@@ -157,7 +154,7 @@ def test_a_handler_slower_than_the_session_keeps_its_partition(
 def test_a_clean_stop_repeats_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
     load = stage.load()
     for enough in (500, 1_500, 3_000):
-        worker = stage.worker()
+        worker = stage.worker(**ALL_AT_ONCE)
         stage.handled(enough)
         assert worker.stop() == 0, stage.story()
     produced = load.finish()

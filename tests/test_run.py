@@ -1,0 +1,178 @@
+"""A whole process over fake brokers: several handlers, lifespans, floods, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from worker import App, Batch, ConfigError, Reject
+from worker.interface import SinkOptions, SourceOptions
+from worker.run import Worker
+from worker.settings import load
+from worker.testing import FakeSink, FakeSource
+
+
+class Brokers:
+    """A connector that hands out one fake source a stream, and one fake sink."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sources: dict[str, FakeSource] = {}
+        self.letters = FakeSink()
+        monkeypatch.setattr("worker.run.connector", lambda scheme: self)
+
+    def source(self, options: SourceOptions) -> FakeSource:
+        return self.sources.setdefault(options.streams[0], FakeSource())
+
+    def sink(self, options: SinkOptions) -> FakeSink:
+        return self.letters
+
+    def stream(self, name: str, records: int) -> FakeSource:
+        made = self.sources.setdefault(name, FakeSource())
+        for number in range(records):
+            made.put(b"%d" % number, stream=name)
+        return made
+
+
+@pytest.fixture
+def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
+    return Brokers(monkeypatch)
+
+
+def worker_of(app: App, *flags: str, wait: float | None = None) -> Worker:
+    return Worker(app, load(app, environ={}, flags=flags), wait)
+
+
+def app() -> App:
+    return App("shop", connections={"kafka": "kafka://fake"})
+
+
+def stop_when(worker: Worker, condition: Any) -> None:
+    def look() -> None:
+        deadline = time.monotonic() + 20
+        while not condition() and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        worker.stop()
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def test_a_handler_that_stops_drains_the_others_and_gives_the_code(brokers: Brokers) -> None:
+    shop, began = app(), threading.Event()
+    good, bad = brokers.stream("good", 50), brokers.stream("bad", 1)
+
+    @shop.handler("kafka:good", batch_size=10, window=0.0)
+    def handle(b: Batch) -> None:
+        began.set()
+
+    @shop.handler("kafka:bad", window=0.0)
+    def stop(b: Batch) -> None:
+        began.wait(10)
+        raise Reject("cannot be")
+
+    assert worker_of(shop).run() == 1
+    assert not any(bad.durable.values())
+    assert not good.opened and not bad.opened
+
+
+def test_a_system_exit_in_a_handler_ends_with_1_uncommitted(brokers: Brokers) -> None:
+    shop, source = app(), brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(b: Batch) -> None:
+        raise SystemExit(0)
+
+    assert worker_of(shop).run() == 1
+    assert not any(source.durable.values())
+
+
+def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers: Brokers) -> None:
+    for kind in ("sync", "async"):
+        shop, source, said = app(), brokers.stream(kind, 5), list[str]()
+
+        @shop.handler(f"kafka:{kind}", window=0.0)
+        async def handle(b: Batch, said: list[str] = said) -> None:
+            said.append("batch")
+
+        def sync(said: list[str] = said) -> Iterator[None]:
+            said.append("open")
+            yield
+            said.append("close")
+
+        async def asynchronous(said: list[str] = said) -> AsyncIterator[None]:
+            asyncio.get_running_loop()
+            said.append("open")
+            yield
+            said.append("close")
+
+        shop.lifespan(sync if kind == "sync" else asynchronous)
+        worker = worker_of(shop)
+        stop_when(worker, source.finished)
+        assert worker.run() == 0
+        assert (said[0], said[-1], set(said[1:-1])) == ("open", "close", {"batch"})
+
+
+def test_a_flood_stops_with_4_and_the_next_start_probes_with_one_record(brokers: Brokers) -> None:
+    source, sizes, mended = brokers.stream("orders", 3_000), list[int](), [False]
+
+    def made() -> App:
+        shop = app()
+
+        @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter="kafka:dead")
+        def handle(b: Batch) -> None:
+            sizes.append(len(b))
+            if not mended[0]:
+                raise Reject("a bad deploy")
+
+        return shop
+
+    assert worker_of(made()).run() == 4
+    published = len(brokers.letters.letters)
+    assert published == 500 and len(source.durable[next(iter(source.durable))]) == 500
+    assert source.flooded
+    sizes.clear()
+    assert worker_of(made()).run() == 4
+    assert (sizes, len(brokers.letters.letters)) == ([1], published)
+    sizes.clear()
+    mended[0] = True
+    worker = worker_of(made())
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert sizes[0] == 1 and max(sizes) == 100 and not source.flooded
+
+
+def test_a_drain_longer_than_the_brokers_patience_is_refused(brokers: Brokers) -> None:
+    shop = app()
+
+    @shop.handler("kafka:orders", drain=30.0)
+    def handle(b: Batch) -> None: ...
+
+    brokers.stream("orders", 1).patience = 20.0
+    with pytest.raises(ConfigError, match="below 20 s"):
+        worker_of(shop)
+
+
+def test_a_broker_that_stays_away_is_given_up_with_3(brokers: Brokers) -> None:
+    shop, source = app(), brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders")
+    def handle(b: Batch) -> None: ...
+
+    source.disconnect(failing_opens=1_000)
+    assert worker_of(shop, wait=0.0).run() == 3
+
+
+def test_what_cannot_be_dead_lettered_stops_with_4_uncommitted(brokers: Brokers) -> None:
+    shop, source = app(), brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0, dead_letter="kafka:dead")
+    def handle(b: Batch) -> None:
+        raise Reject("no")
+
+    brokers.letters.fail(permanent=True)
+    assert worker_of(shop).run() == 4
+    assert not any(source.durable.values()) and not brokers.letters.letters
