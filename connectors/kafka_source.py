@@ -303,8 +303,8 @@ class KafkaSource:
             if first is None:
                 return []
             self._hand.append(first)
-        rest = consumer.consume(max_records - len(self._hand), 0)
-        messages = self._hand + rest if self._hand else rest
+        messages = consumer.consume(max_records - len(self._hand), 0)
+        messages[:0] = self._hand
         self._hand = []
         if self._moved:
             messages = [message for message in messages if message.error() or partition_of(message) in self._positions]
@@ -422,6 +422,7 @@ class KafkaSource:
         if replaced:
             # What is in flight has offsets of the old log: its result must not move the position in the new one.
             self._on_revoke({partition}, lost=True)
+            self._paused.discard(partition)  # it begins anew, and the core would resume only what it remembers
         if replaced or self._positions.next(partition) <= at:
             self._positions.move(partition, target)
         self._take_anew(consumer, TopicPartition(partition.stream, int(partition.id), target))
