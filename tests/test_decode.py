@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from tests.support import batch
 from worker.decode import Decode, shape
@@ -66,6 +66,23 @@ def test_an_error_does_not_repeat_the_value() -> None:
     def typed(orders: list[Order]) -> None: ...
 
     assert "hunter2" not in str(arguments(typed, b'{"id": "hunter2", "total": 1}').bad[0])
+
+
+def test_a_validator_that_raises_what_it_likes_fails_its_record_only() -> None:
+    class Strict(BaseModel):
+        id: int
+
+        @field_validator("id")
+        @classmethod
+        def known(cls, value: int) -> int:
+            return {1: 10}[value]
+
+    def typed(orders: list[Strict]) -> None: ...
+
+    typed.__annotations__ = {"orders": list[Strict]}
+    got = arguments(typed, b'{"id": 2}', b'{"id": 1}')
+    assert ([order.id for order in got.values], list(got.bad)) == ([10], [0])
+    assert "KeyError" in str(got.bad[0])
 
 
 def test_records_keep_key_and_id() -> None:

@@ -255,3 +255,21 @@ def test_records_of_a_typed_handler() -> None:
         assert [(order.value.id, order.id) for order in orders if order.value] == [(4, 0)]
 
     assert fates(verdict_of(handle, b'{"id":4}')) == ([0], [], [])
+
+
+def test_an_error_that_cannot_be_shown_is_a_failure_like_any_other() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    def handle(b: Batch) -> None:
+        raise Mute
+
+    assert fates(verdict_of(handle, b"a")) == ([], [0], [])
+    assert fates(verdict_of(handle, b"a", retries=0)) == ([], [], [0])
+
+
+def test_a_wrong_wait_or_index_is_an_error_of_the_handlers() -> None:
+    for made in (lambda: Retry("5"), lambda: Retry(-1), lambda: Failed("x")):  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            made()

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable
+from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
 from worker.interface import DeadLetter, Record, Sink
 from worker.retry import Backoff
 from worker.work import GivenUp, Work
@@ -44,7 +44,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         "" if record.timestamp is None else str(record.timestamp),
         str(int(now * 1000)),
         type(error).__name__,
-        str(error)[:MESSAGE],
+        say(error).partition(": ")[2][:MESSAGE],
         str(given_up.attempts),
         handler,
     )
@@ -154,6 +154,5 @@ class DeadLetters:
 
 
 def _say(work: Work, given_up: GivenUp) -> str:
-    error = given_up.error
-    told = f"{type(error).__name__}: {error}"[:MESSAGE]
+    told = say(given_up.error)[:MESSAGE]
     return f"record {work.batch.record(given_up.index).id} of {work.batch.partition}, attempt {given_up.attempts}: {told}"

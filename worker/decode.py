@@ -7,13 +7,10 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from worker.errors import ConfigError, Invalid
+from worker.errors import ConfigError, Invalid, say
 from worker.interface import Batch, Record
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 Values = Sequence[bytes | None]
 Bad = dict[int, Exception]
@@ -123,7 +120,7 @@ def _one_by_one(function: Callable[[bytes], Any]) -> Callable[[Values], tuple[Se
             try:
                 decoded.append(None if value is None else function(value))
             except Exception as error:  # the user's function: whatever it raises fails this record only
-                bad[index] = _invalid(f"{type(error).__name__}: {error}", error)
+                bad[index] = _invalid(error)
                 decoded.append(None)
         return decoded, bad
 
@@ -131,38 +128,34 @@ def _one_by_one(function: Callable[[bytes], Any]) -> Callable[[Values], tuple[Se
 
 
 def _from_json(annotation: Any, name: str) -> Callable[[Values], tuple[Sequence[Any], Bad]]:
-    from pydantic import Json, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import Json, PydanticUserError, TypeAdapter
 
     try:
         # One call a batch. The values are never joined into one array: two invalid ones can merge into valid ones.
         many: TypeAdapter[list[Any]] = TypeAdapter(list[Json[annotation]])
+        one: TypeAdapter[Any] = TypeAdapter(Json[annotation])
     except (PydanticUserError, TypeError) as error:
         raise ConfigError(f"handler {name}: pydantic cannot validate {annotation!r}: {str(error).splitlines()[0]}") from error
+
+    apart = _one_by_one(one.validate_python)
 
     def decode(values: Values) -> tuple[Sequence[Any], Bad]:
         try:
             return many.validate_python(values), {}
-        except ValidationError as error:
-            return _apart(many, values, error.errors(include_url=False, include_input=False, include_context=False))
+        except Exception:  # an invalid value, a tombstone, or a validator of the user's that raises what it likes
+            return apart(values)
 
     return decode
 
 
-def _apart(many: TypeAdapter[list[Any]], values: Values, errors: Sequence[Any]) -> tuple[Sequence[Any], Bad]:
-    """Validates again without the bad ones and the tombstones, which pydantic reports as bad."""
-    reasons: dict[int, list[str]] = {}
-    for error in errors:
-        where = ".".join(map(str, error["loc"][1:]))
-        reasons.setdefault(int(error["loc"][0]), []).append(f"{where}: {error['msg']}" if where else error["msg"])
-    bad: Bad = {index: _invalid("; ".join(told)) for index, told in reasons.items() if values[index] is not None}
-    good = [i for i in range(len(values)) if i not in reasons]
-    decoded: list[Any] = [None] * len(values)
-    for index, value in zip(good, many.validate_python([values[i] for i in good]), strict=True):
-        decoded[index] = value
-    return decoded, bad
+def _invalid(error: Exception) -> Invalid:
+    """Says what is wrong where, and not with which value: values may be secret, messages go to logs and headers."""
+    from pydantic import ValidationError
 
-
-def _invalid(reason: str, cause: Exception | None = None) -> Invalid:
-    error = Invalid(reason)
-    error.__cause__ = cause
-    return error
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        invalid = Invalid("; ".join(": ".join([*filter(None, [".".join(map(str, p["loc"]))]), p["msg"]]) for p in problems))
+    else:
+        invalid = Invalid(say(error))
+    invalid.__cause__ = error
+    return invalid

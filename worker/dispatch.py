@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.deadletter import DeadLetters
 from worker.decode import Shape
-from worker.errors import Expired, Failed, Retry, Stopped, WorkerError
+from worker.errors import Expired, Failed, Retry, Stopped, WorkerError, say
 from worker.interface import Batch
 from worker.logs import running
 from worker.retry import Policy
@@ -207,8 +207,8 @@ class Dispatch:
         level = logging.INFO if isinstance(error, Retry) else logging.WARNING
         log.log(
             level,
-            "%s: %s: %d of %d records again in %.1f s after attempt %d: %s: %s",
-            *(self.name, work.batch.partition, again, len(work.batch), wait, work.batch.attempt, type(error).__name__, error),
+            "%s: %s: %d of %d records again in %.1f s after attempt %d: %s",
+            *(self.name, work.batch.partition, again, len(work.batch), wait, work.batch.attempt, say(error)),
             exc_info=error if level == logging.WARNING and work.batch.attempt == 1 else None,
         )
 

@@ -68,6 +68,8 @@ class Failed(WorkerError):
     """Raised by a handler of a batch: the record at `index` failed, those before it are finished, those after untouched."""
 
     def __init__(self, index: int, reason: str = "") -> None:
+        if not isinstance(index, int):
+            raise TypeError(f"Failed({index!r}): the index of a record in the batch is a whole number")
         super().__init__(index, reason)
         self.index = index
         self.reason = reason
@@ -80,6 +82,8 @@ class Retry(WorkerError):
     """Raised or returned by a handler: try again after `after` seconds (None: the usual backoff). Spends one try."""
 
     def __init__(self, after: float | None = None, reason: str = "") -> None:
+        if after is not None and not (isinstance(after, int | float) and after >= 0):
+            raise ValueError(f"Retry({after!r}): seconds, 0 or more")
         super().__init__(after, reason)
         self.after = after
         self.reason = reason
@@ -105,3 +109,11 @@ class Invalid(WorkerError):
 
 class Expired(WorkerError):
     """The record is older than the handler's `max_age`."""
+
+
+def say(error: BaseException) -> str:
+    """The type and the message, also of an error whose own `__str__` fails."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as broken:
+        return f"{type(error).__name__}: (its message cannot be shown: {type(broken).__name__})"

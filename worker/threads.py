@@ -78,8 +78,12 @@ class Threads:
         try:
             target()
         except BaseException as error:  # a bug of ours or of a connector: the process must not look healthy
-            self.crash = error
-            self._loop.closed = True
+            self._crashed(error)
+        self._on_closed()
+
+    def _crashed(self, error: BaseException) -> None:
+        self.crash = error
+        self._loop.closed = True
         self._on_closed()
 
     def _work(self) -> None:
@@ -106,7 +110,10 @@ class Threads:
         task.add_done_callback(self._tasks.discard)
 
     async def _run_async(self, work: Work, call: Call) -> None:
-        self._loop.settle(work, await self._dispatch.asynchronous(work, call))
+        try:
+            self._loop.settle(work, await self._dispatch.asynchronous(work, call))
+        except BaseException as error:  # else its partition would wait for ever, and nobody would know
+            self._crashed(error)
 
     def _stand_in(self) -> None:
         loop = self._loop
