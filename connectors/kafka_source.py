@@ -224,7 +224,8 @@ class KafkaSource:
         if any(place.metadata == FLOODED for place in found):
             self._positions.flooded = True
         for partition, offset in begin.items():
-            self._known[partition.stream] = max(self._known.get(partition.stream, 0), int(partition.id) + 1)
+            # The group's positions are there from now on: a partition of this topic without one is new, or the topic is.
+            self._known[partition.stream] = 0
             self._positions.own(partition, offset, committed=partition not in without)
             self._appeared(partition.stream)
         if without:
