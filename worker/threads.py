@@ -14,9 +14,9 @@ from worker.work import Work
 BUSY = 0.005
 """Seconds of a poll while anything is in flight: a Kafka client cannot be woken up."""
 IDLE = 0.05
-TICK = 0.02
+TICK = 0.015
 """Seconds between two looks of the stand-in."""
-UNATTENDED = 0.05
+UNATTENDED = 0.03
 """Seconds without a turn after which the stand-in takes over. A fast handler never sees it: handing each batch to another
 thread costs a third of the throughput."""
 
