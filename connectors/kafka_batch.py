@@ -53,7 +53,7 @@ def partition_of(message: Message) -> Partition:
 
 def errors(messages: Sequence[Message]) -> bool:
     """Whether any of them is an error instead of a record."""
-    return any(map(_error, messages))
+    return next(filter(_error, messages), None) is not None
 
 
 def split(messages: list[Message], topic: str | None) -> list[KafkaBatch]:
@@ -61,9 +61,8 @@ def split(messages: list[Message], topic: str | None) -> list[KafkaBatch]:
 
     Sorting is stable and finds the runs in which the client delivers, so its cost hardly depends on how many there are.
     """
-    ids = list(map(_partition, messages))
-    if topic is not None and ids.count(ids[0]) == len(ids):
-        return [KafkaBatch(Partition(topic, ids[0]), messages)]  # type: ignore[arg-type]
+    if topic is not None and len(ids := set(map(_partition, messages))) == 1:
+        return [KafkaBatch(Partition(topic, ids.pop()), messages)]  # type: ignore[arg-type]
     ordered = sorted(messages, key=_partition)  # type: ignore[arg-type]
     if topic is None:
         ordered.sort(key=_topic)  # type: ignore[arg-type]

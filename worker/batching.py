@@ -47,8 +47,16 @@ class Waiting:
 
     def take(self, most: int) -> Batch:
         """At most `most` records and `max_bytes` of values, except one record that alone exceeds them: it goes alone."""
+        part = self._parts[0]
+        if len(part.batch) == min(most, self.batch_size) and part.bytes <= self.max_bytes:
+            self._parts.popleft()  # it came as a whole batch: nothing to join or to cut
+            self.count -= len(part.batch)
+            self.bytes -= part.bytes
+            return part.batch
+        return self._gather(min(most, self.batch_size), self.max_bytes)
+
+    def _gather(self, count: int, room: int) -> Batch:
         chosen: list[Batch] = []
-        count, room = min(most, self.batch_size), self.max_bytes
         while self._parts and count:
             part = self._parts[0]
             if len(part.batch) <= count and part.bytes <= room:
