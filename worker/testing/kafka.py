@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,13 +20,13 @@ class Silent:
     def log(self, *_: object) -> None: ...
 
 
-class Kafka:
+class Kafka(ABC):
     """A cluster that tests can reach at `bootstrap`."""
 
     @property
+    @abstractmethod
     def bootstrap(self) -> str:
         """`host:port`"""
-        raise NotImplementedError
 
     @property
     def url(self) -> str:
