@@ -43,6 +43,7 @@ class KafkaSource:
     ordered = True
     limit = None
     hold = math.inf
+    timestamps = True
 
     def __init__(
         self, options: SourceOptions, client: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic

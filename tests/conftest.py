@@ -9,14 +9,14 @@ from functools import cache
 import pytest
 from hypothesis import settings
 
-from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer
+from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer, ToxiproxyContainer
 from worker.testing.containers import KAFKA_IMAGE
 
 # Time is no property of our code on a machine that also runs brokers; and what fails for one must fail for all.
 settings.register_profile("worker", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("worker")
 
-DOCKER = {"kafka", "msk"}
+DOCKER = {"kafka", "msk", "rabbitmq", "activemq", "toxiproxy"}
 """Fixtures that start containers."""
 
 
@@ -77,4 +77,11 @@ def msk() -> Iterator[MskContainer]:
     if not os.environ.get(KAFKA_IMAGE):
         pytest.skip(f"no image with the listeners of Amazon MSK: {KAFKA_IMAGE} is not set")
     with MskContainer(MSK_CLIENT_AUTH="requested") as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def toxiproxy() -> Iterator[ToxiproxyContainer]:
+    need_engine()
+    with ToxiproxyContainer() as container:
         yield container

@@ -9,6 +9,11 @@ from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 V = TypeVar("V")
+
+KEY_HEADER = "dead_letter_key"
+"""A record's key, among the headers of its dead letter, where the broker has no place of its own for it, as RabbitMQ."""
+NULL_HEADER = "dead_letter_null"
+"""`value`, among the headers of a dead letter whose record had none, where the broker cannot tell that from an empty one."""
 Start = Literal["earliest", "latest"] | datetime
 
 
@@ -127,6 +132,8 @@ class Source(Protocol):
     """Seconds that `on_revoke` may take before the broker gives the partitions away regardless; `drain` is shorter."""
     hold: float
     """Seconds a record may stay unsettled before the broker takes it back (`math.inf`: for ever)."""
+    timestamps: bool
+    """Every record has one; else `max_age` can only count from its arrival."""
     flooded: bool
     """Set before a close by a loop that dead letters flooded, kept with the positions where the broker can, and read
     by the next worker, which then probes with one record."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worker.testing.containers import KafkaContainer, MskContainer
     from worker.testing.fake import FakeBatch, FakeSink, FakeSource, batch
     from worker.testing.kafka import EmbeddedKafka, Kafka
+    from worker.testing.toxiproxy import ToxiproxyContainer
 
 __all__ = [
     "EmbeddedKafka",
@@ -23,6 +24,7 @@ __all__ = [
     "KafkaContainer",
     "ManualClock",
     "MskContainer",
+    "ToxiproxyContainer",
     "batch",
 ]
 
@@ -35,6 +37,7 @@ _HOME = {
     "KafkaContainer": "containers",
     "ManualClock": "clock",
     "MskContainer": "containers",
+    "ToxiproxyContainer": "toxiproxy",
     "batch": "fake",
 }
 

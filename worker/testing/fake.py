@@ -68,6 +68,7 @@ class FakeSource:
         self.limit = limit
         self.patience = math.inf
         self.hold = math.inf
+        self.timestamps = True
         self.flooded = False
         self.logs: dict[Partition, list[Record[bytes]]] = {}
         self.durable: dict[Partition, set[int | str]] = {}
