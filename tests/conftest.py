@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import settings
 
-from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer, ToxiproxyContainer
+from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer, RabbitMQContainer, ToxiproxyContainer
 from worker.testing.containers import KAFKA_IMAGE
 
 # Time is no property of our code on a machine that also runs brokers; and what fails for one must fail for all.
@@ -77,6 +77,14 @@ def msk() -> Iterator[MskContainer]:
     if not os.environ.get(KAFKA_IMAGE):
         pytest.skip(f"no image with the listeners of Amazon MSK: {KAFKA_IMAGE} is not set")
     with MskContainer(MSK_CLIENT_AUTH="requested") as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQContainer]:
+    """Shared: a test that stops the broker starts it again."""
+    need_engine()
+    with RabbitMQContainer() as container:
         yield container
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worker.testing.containers import KafkaContainer, MskContainer
     from worker.testing.fake import FakeBatch, FakeSink, FakeSource, batch
     from worker.testing.kafka import EmbeddedKafka, Kafka
+    from worker.testing.rabbitmq import RabbitMQContainer
     from worker.testing.toxiproxy import ToxiproxyContainer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "KafkaContainer",
     "ManualClock",
     "MskContainer",
+    "RabbitMQContainer",
     "ToxiproxyContainer",
     "batch",
 ]
@@ -37,6 +39,7 @@ _HOME = {
     "KafkaContainer": "containers",
     "ManualClock": "clock",
     "MskContainer": "containers",
+    "RabbitMQContainer": "rabbitmq",
     "ToxiproxyContainer": "toxiproxy",
     "batch": "fake",
 }

@@ -1,0 +1,87 @@
+"""AMQP 0-9-1 in bulk: runs of deliveries are read, and settlements and publishes written, without an object per frame."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+
+from pika import spec
+from pika.frame import Body, Header, Method
+
+CONSUMER = "worker"
+"""The tag of every consumer: each has a channel of its own."""
+
+Delivery = tuple[int, int, bytes, bytes, bytes]
+"""As it came over the wire: delivery tag; redelivered; exchange and routing key; flags and properties; body."""
+
+_END = spec.FRAME_END
+_DELIVER = struct.Struct(">BHI11sQB")
+_DELIVER_TO_US = struct.pack(">I6p", spec.Basic.Deliver.INDEX, b"")[:4] + bytes([len(CONSUMER)]) + CONSUMER.encode()
+_HEADER = struct.Struct(">BHIIQ")
+_BODY = struct.Struct(">BHI")
+_SETTLE = struct.Struct(">BHIIQBB")
+
+
+def take_deliveries(buffer: bytes, at: int, inboxes: Mapping[int, list[Delivery]], longest: int) -> tuple[int, bool]:
+    """Puts the deliveries that lie one behind the other from `at` on into the inbox of their channel.
+
+    Stops at the first thing that is no delivery of ours, one with a body of more than `longest` bytes (it comes in several
+    frames), or the end. Returns where, and whether what lies there may yet become a delivery when more has been read.
+    """
+    end, current, append = len(buffer), -1, None
+    while end - at >= 27:
+        kind, channel, size, method, tag, redelivered = _DELIVER.unpack_from(buffer, at)
+        if kind != 1 or method != _DELIVER_TO_US:
+            return at, False
+        if channel != current or append is None:
+            if channel not in inboxes:
+                return at, False
+            current, append = channel, inboxes[channel].append
+        header = at + 8 + size
+        if end - header < 19:
+            return at, header >= end or buffer[header] == 2
+        kind, same, size, _, length = _HEADER.unpack_from(buffer, header)
+        if kind != 2 or same != channel or length > longest:
+            return at, False
+        body = header + 8 + size
+        stop = body + 8 + length if length else body
+        if end < stop:
+            return at, body >= end or buffer[body] == 3
+        if length and _BODY.unpack_from(buffer, body) != (3, channel, length):
+            return at, False
+        if buffer[header - 1] != _END or buffer[body - 1] != _END or buffer[stop - 1] != _END:
+            return at, False
+        append((tag, redelivered, buffer[at + 27 : header - 1], buffer[header + 19 : body - 1], buffer[body + 7 : stop - 1]))
+        at = stop
+    return at, False
+
+
+def frame_end(buffer: bytes, at: int) -> int:
+    """Where the frame at `at` ends; beyond the buffer if it is not all there."""
+    return at + 8 + int.from_bytes(buffer[at + 3 : at + 7], "big") if len(buffer) - at >= 7 else len(buffer) + 1
+
+
+def delivery(method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> Delivery:
+    """What `take_deliveries` would have made of it."""
+    exchange, key = (method.exchange or "").encode(), (method.routing_key or "").encode()
+    route = bytes([len(exchange)]) + exchange + bytes([len(key)]) + key
+    return method.delivery_tag, int(method.redelivered or 0), route, b"".join(properties.encode()), body
+
+
+def ack(channel: int, tag: int, multiple: bool) -> bytes:
+    return _SETTLE.pack(1, channel, 13, spec.Basic.Ack.INDEX, tag, multiple, _END)
+
+
+def reject(channel: int, tag: int) -> bytes:
+    """Not put back into its queue: that would change the order."""
+    return _SETTLE.pack(1, channel, 13, spec.Basic.Reject.INDEX, tag, 0, _END)
+
+
+def publish(channel: int, queue: str, messages: Iterable[tuple[spec.BasicProperties, bytes]], longest: int) -> bytes:
+    """Mandatory publishes of the default exchange to `queue`, in frames with at most `longest` bytes of body."""
+    method = Method(channel, spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)).marshal()
+    parts = []
+    for properties, body in messages:
+        parts += [method, Header(channel, len(body), properties).marshal()]
+        parts += [Body(channel, body[start : start + longest]).marshal() for start in range(0, len(body), longest)]
+    return b"".join(parts)

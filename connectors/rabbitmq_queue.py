@@ -1,0 +1,164 @@
+"""One queue that is consumed: its channel, what was delivered and not yet handed out, and what the broker was told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pika
+from pika import spec
+
+from connectors import rabbitmq_errors
+from connectors.rabbitmq_acks import Acks
+from connectors.rabbitmq_batch import RabbitMQBatch, properties_of
+from connectors.rabbitmq_config import Login
+from connectors.rabbitmq_errors import ACCESS_REFUSED
+from connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, reject
+from connectors.rabbitmq_link import Channel, ChannelClosed, Link
+from worker.errors import Refused
+from worker.interface import Partition
+
+log = logging.getLogger("worker.rabbitmq")
+
+RETURNS = 15
+"""A quorum queue drops a message after 20 returns, unless x-delivery-limit is -1."""
+# A stream is declared as it is; of every other queue the broker says what it is instead; and none is ever made by this, as a
+# stream has no priorities.
+_STREAM = {"x-queue-type": "stream", "x-max-priority": 1}
+_ARGUMENTS = {
+    # -1: else messages are dropped that workers gave back 20 times, and a worker that stops gives back what it prefetched.
+    "quorum": {"x-queue-type": "quorum", "x-delivery-limit": -1},
+    "classic": {"x-queue-type": "classic"},
+}
+
+
+def ensure(link: Link, login: Login, queue: str) -> None:
+    """The queue exists, declared if that is asked for; `Refused` if not."""
+    channel = link.channel()
+    try:
+        if login.declare:
+            channel.ask(channel.pika.queue_declare, queue=queue, durable=True, arguments=_ARGUMENTS[login.declare])
+        else:
+            channel.ask(channel.pika.queue_declare, queue=queue, passive=True)
+    except ChannelClosed as error:
+        raise rabbitmq_errors.channel_closed(login.connection, queue, error.reason) from error
+    channel.close()
+
+
+def refuse_stream(link: Link, login: Login, queue: str) -> None:
+    channel = link.channel()
+    try:
+        channel.ask(channel.pika.queue_declare, queue=queue, durable=True, arguments=_STREAM)
+    except ChannelClosed as error:
+        if rabbitmq_errors.code(error.reason) == ACCESS_REFUSED:
+            log.debug("%s: may not be asked for its type: %s", queue, error)
+        return
+    raise stream(login, queue)
+
+
+def stream(login: Login, queue: str) -> Refused:
+    return Refused(
+        f"connection {login.connection.name}: queue {queue} is a stream: over AMQP 0-9-1 it has no position, so a restart "
+        "would repeat all of it or skip some; use a quorum queue"
+    )
+
+
+class Consumer:
+    """Consumes one queue on a channel of its own; made anew when the broker ends it."""
+
+    def __init__(self, link: Link, login: Login, partition: Partition, prefetch: int) -> None:
+        self.partition = partition
+        self.paused = False
+        self.lost: str | None = None
+        """Why the broker ended it."""
+        self.warned = False
+        self._link = link
+        self._login = login
+        self._prefetch = prefetch
+        self._channel: Channel
+        self.inbox: list[Delivery]
+        self.acks: Acks
+        self.consume()
+
+    def consume(self) -> None:
+        """From the first message that is not settled."""
+        queue = self.partition.stream
+        self.lost, self.inbox, self.acks = None, [], Acks()
+        self._channel = channel = self._link.channel()
+        self._link.connection.inboxes[channel.number] = self.inbox
+        channel.pika.add_on_cancel_callback(self._on_cancel)
+        channel.pika.add_on_close_callback(self._on_close)
+        try:
+            channel.ask(channel.pika.basic_qos, prefetch_count=self._prefetch)
+            channel.ask(
+                channel.pika.basic_consume, queue=queue, on_message_callback=self._received(self.inbox), consumer_tag=CONSUMER
+            )
+        except ChannelClosed as error:
+            raise rabbitmq_errors.channel_closed(self._login.connection, queue, error.reason) from error
+
+    @staticmethod
+    def _received(inbox: list[Delivery]) -> Any:
+        """For those that pika took apart: large ones."""
+
+        def received(_: Any, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> None:
+            inbox.append(delivery(method, properties, body))
+
+        return received
+
+    def _on_cancel(self, _: Any) -> None:
+        self.lost = "the broker cancelled the consumer (the queue was deleted, its node left, or a delivery waited too long)"
+
+    def _on_close(self, channel: pika.channel.Channel, error: BaseException) -> None:
+        if channel is self._channel.pika and isinstance(error, pika.exceptions.ChannelClosedByBroker):
+            self.lost = rabbitmq_errors.reason(error)
+
+    def take(self, most: int) -> RabbitMQBatch:
+        """Up to `most` of what was delivered."""
+        if len(self.inbox) <= most:
+            taken = self.inbox[:]
+            self.inbox.clear()
+        else:
+            taken = self.inbox[:most]
+            del self.inbox[:most]
+        batch = RabbitMQBatch(self.partition, taken)
+        if again := batch.redelivered():
+            self._look_at_returns(again)
+        return batch
+
+    def _look_at_returns(self, again: Sequence[Delivery]) -> None:
+        if self.warned:
+            return
+        for one in again:
+            if b"x-delivery-count" in one[3]:
+                count = (properties_of(one).headers or {}).get("x-delivery-count", 0)
+                if isinstance(count, int) and count >= RETURNS:
+                    self.warned = True
+                    log.warning(
+                        "queue %s: a message came back %d times; a quorum queue drops it after 20, unless it has "
+                        "x-delivery-limit=-1: set it by a policy (delivery-limit) or declare the queue with it",
+                        *(self.partition.stream, count),
+                    )
+                    return
+
+    def ack(self, tags: Sequence[int]) -> bytes:
+        """The frames that tell the broker that these are finished."""
+        number = self._channel.number
+        return b"".join(ack(number, tag, multiple) for tag, multiple in self.acks.settle(tags))
+
+    def reject(self, tags: Sequence[int]) -> bytes:
+        self.acks.forget(tags)
+        return b"".join(reject(self._channel.number, tag) for tag in tags)
+
+    def cancel(self) -> None:
+        """Nothing more is delivered; what was stays to be settled. Not pika's own: that would put back into the queue, behind
+        others, what is on its way when it is called."""
+        if self.lost is None:
+            answers: list[Any] = []
+            self._channel.pika._rpc(spec.Basic.Cancel(consumer_tag=CONSUMER), answers.append, [spec.Basic.CancelOk])
+            self._link.wait(lambda: answers or self.lost)
+
+    def close(self) -> None:
+        """Gives back what is not settled, in its old places."""
+        self._link.connection.inboxes.pop(self._channel.number, None)
+        self._channel.close()

@@ -1,0 +1,166 @@
+"""Consumes RabbitMQ's queues: one connection, one channel a queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from connectors.rabbitmq_batch import RabbitMQBatch
+from connectors.rabbitmq_config import MOST_PREFETCH, Login
+from connectors.rabbitmq_link import Link
+from connectors.rabbitmq_queue import Consumer, ensure, refuse_stream, stream
+from worker.errors import ConnectorError, Refused, Unavailable, WorkerError
+from worker.interface import Batch, OnRevoke, Partition, SourceOptions
+
+log = logging.getLogger("worker.rabbitmq")
+
+_OFTEN = 5.0
+"""Seconds: a consumer that ends again within them is not made anew at once."""
+
+
+class RabbitMQSource:
+    """Settles each message alone; what it prefetched and did not settle goes back to its place when it closes."""
+
+    ordered = False
+    timestamps = False
+
+    def __init__(self, options: SourceOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
+        self._login = Login.of(options.connection, options.group)
+        self._prefetch = self._login.prefetch or min(options.in_flight, MOST_PREFETCH)
+        self.limit = self._prefetch
+        self.hold = self.patience = 0.9 * self._login.consumer_timeout
+        self.flooded = False
+        self._clock = clock
+        self._link: Link | None = None
+        self._on_revoke: OnRevoke | None = None
+        self._consumers: dict[Partition, Consumer] = {}
+        self._since: dict[Partition, float] = {}
+        """When each was consumed last."""
+        self._known = False
+        """The queues were there once: if one is missing, it may come back."""
+
+    def open(self, on_revoke: OnRevoke) -> None:
+        self._on_revoke = on_revoke
+        self._link = link = Link(self._login, self._clock)
+        try:
+            for name in self._options.streams:
+                self._consume(link, Partition(name, 0))
+        except Refused as error:
+            if self._known and "does not exist" in str(error):
+                raise Unavailable(str(error)) from error
+            raise
+        self._known = True
+
+    def _consume(self, link: Link, partition: Partition) -> None:
+        ensure(link, self._login, partition.stream)
+        refuse_stream(link, self._login, partition.stream)
+        self._since[partition] = self._clock()
+        self._consumers[partition] = Consumer(link, self._login, partition, self._prefetch)
+
+    @property
+    def _open_link(self) -> Link:
+        if self._link is None:
+            raise Unavailable(f"connection {self._options.connection.name}: it is not open")
+        return self._link
+
+    def poll(self, max_records: int, timeout: float) -> list[Batch]:
+        link = self._open_link
+        deadline = self._clock() + timeout
+        link.pump()
+        while True:
+            for consumer in self._consumers.values():
+                if consumer.lost is not None:
+                    self._lose(link, consumer)
+            batches = self._hand_out(max_records) if max_records else []
+            if batches or (left := deadline - self._clock()) <= 0:
+                return batches
+            link.pump(left)
+
+    def _hand_out(self, most: int) -> list[Batch]:
+        batches: list[Batch] = []
+        for partition, consumer in list(self._consumers.items()):
+            if consumer.inbox and not consumer.paused and most > 0:
+                batch = consumer.take(most)
+                self._refuse_stream(batch)
+                batches.append(batch)
+                most -= len(batch)
+                if len(self._consumers) > 1:  # the others come first next time
+                    self._consumers[partition] = self._consumers.pop(partition)
+        return batches
+
+    def _refuse_stream(self, batch: RabbitMQBatch) -> None:
+        """For users who may not ask for a queue's type: each message of a stream has an offset."""
+        if b"x-stream-offset" in batch.native[0][3]:
+            raise stream(self._login, batch.partition.stream)
+
+    def _lose(self, link: Link, consumer: Consumer) -> None:
+        """The broker ended it and gave its messages back: they come again, on a new channel."""
+        partition = consumer.partition
+        assert self._on_revoke is not None
+        self._on_revoke({partition}, lost=True)
+        told = f"queue {partition.stream}: {consumer.lost}"
+        if self._clock() - self._since[partition] < _OFTEN:
+            raise Unavailable(f"connection {self._options.connection.name}: {told}")
+        log.warning("%s; consuming again", told)
+        self._replace(link, consumer)
+
+    def _replace(self, link: Link, consumer: Consumer) -> None:
+        paused, warned = consumer.paused, consumer.warned
+        try:
+            consumer.close()
+            self._consume(link, consumer.partition)
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+        made = self._consumers[consumer.partition]
+        made.paused, made.warned = paused, warned
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        self._settle(batches, Consumer.ack)
+
+    def reject(self, batches: Sequence[Batch]) -> None:
+        self._settle(batches, Consumer.reject)
+
+    def _settle(self, batches: Sequence[Batch], how: Callable[[Consumer, Sequence[int]], bytes]) -> None:
+        frames = []
+        for batch in batches:
+            assert isinstance(batch, RabbitMQBatch)
+            frames.append(how(self._consumers[batch.partition], batch.tags()))
+        self._open_link.write(b"".join(frames))
+
+    def rewind(self, partition: Partition) -> None:
+        self._replace(self._open_link, self._consumers[partition])
+
+    def finish(self) -> bool:
+        for consumer in self._consumers.values():
+            consumer.cancel()
+        return True
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self._consumers[partition].paused = True
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self._consumers[partition].paused = False
+
+    def lag(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        try:
+            if link.alive and self._on_revoke is not None and self._consumers:
+                self._link = link  # it may still commit
+                self._on_revoke(list(self._consumers), lost=False)
+                self._link = None
+        finally:
+            self._link = None
+            self._consumers.clear()
+            try:
+                link.close()
+            except (ConnectorError, WorkerError, OSError) as error:
+                log.debug("closing: %s", error)
