@@ -461,6 +461,9 @@ class KafkaSource:
     def reject(self, batches: Sequence[Batch]) -> None:
         raise Refused('Kafka has no dead-letter policy, so not dead_letter="broker" but a topic: dead_letter="kafka:TOPIC"')
 
+    def finish(self) -> bool:
+        return False
+
     def pause(self, partitions: Collection[Partition]) -> None:
         ours = {partition for partition in partitions if partition in self._positions} - self._paused
         self._paused |= ours

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.deadletter import DeadLetters, Fuse
@@ -41,6 +42,9 @@ class Plan:
     policy: Policy
     dead_letter: bool
     discard: bool
+    hold: float
+    rejects: bool
+    counts: bool
     manner: str
     """How the handler fails: whole, mapping, failed, mixed."""
 
@@ -64,15 +68,21 @@ class Plan:
         policy = Policy.of(
             retries, "x:y" if dead_letter else None, Backoff(rng.choice([0.0, 0.1, 2.0])), rng.random() < 0.7, ordered
         )
+        queue = not positioned
+        impatient = queue and policy.tries <= 4 and policy.backoff.first <= 0.1 and rng.random() < 0.5
+        rejects = queue and dead_letter and rng.random() < 0.4
         return cls(
             rng,
             rng.randint(1, 4),
             rng.randint(1, 60),
-            made,
+            replace(made, rejects=rejects),
             rng.choice([1, 1, 3]) * made.parallel,
             policy,
             dead_letter,
             retries is not None,
+            20.0 if impatient else math.inf,
+            rejects,
+            queue and rng.random() < 0.5,
             rng.choice(["whole", "mapping", "failed", "mixed"]),
         )
 
@@ -96,6 +106,7 @@ class CheckedSource(FakeSource):
     """Holds every commit against the ledger."""
 
     ledger: Ledger
+    loop: Loop
 
     def commit(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
@@ -104,6 +115,19 @@ class CheckedSource(FakeSource):
                     raise Violated(f"committed and not finished: {record.id} of {record.partition}")
             self.ledger.say("commit", batch.partition, [record.id for record in batch])
         super().commit(batches)
+
+    def reject(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            for record in batch:
+                if not self.ledger.ended[(record.partition, record.id)]:
+                    raise Violated(f"rejected and not given up: {record.id} of {record.partition}")
+        super().reject(batches)
+
+    def rewind(self, partition: Partition) -> None:
+        if any(work.lane.partition == partition and not work.lane.gone for work in self.loop.running):
+            raise Violated(f"{partition} was rewound with a batch in flight")
+        self.ledger.say("rewind", partition)
+        super().rewind(partition)
 
 
 class Wake:
@@ -132,10 +156,16 @@ class Simulation:
         self.ledger = Ledger()
         rng, made = self.plan.rng, self.plan.shape
         self.source = CheckedSource(
-            ordered=made.positioned, limit=made.limit, rng=rng, idle=self.clock.advance, flush=rng.choice([0.0, 0.7])
+            ordered=made.positioned,
+            limit=made.limit,
+            rng=rng,
+            idle=self.clock.advance,
+            flush=rng.choice([0.0, 0.7]),
+            hold=self.plan.hold,
+            counts=self.plan.counts,
         )
         self.source.ledger = self.ledger
-        self.sink = FakeSink() if self.plan.dead_letter else None
+        self.sink = FakeSink() if self.plan.dead_letter and not self.plan.rejects else None
         self.hands: list[tuple[Work, Dispatch, Loop]] = []
         self.started: dict[Loop, set[RecordId]] = {}
         self.calm = False
@@ -151,8 +181,16 @@ class Simulation:
     def _worker(self) -> Loop:
         loop = Loop("sim", self.source, self.plan.shape, clock=self.clock, threads=self.plan.threads, drain=5.0, sink=self.sink)
         loop.wake = Wake(self)  # type: ignore[assignment]
+        self.source.loop = loop
         letters = DeadLetters(
-            "sim", self.sink, discard=self.plan.discard, fuse=Fuse(1.0), timeout=30, clock=self.clock, wait=self.clock.advance
+            "sim",
+            self.sink,
+            discard=self.plan.discard,
+            fuse=Fuse(1.0),
+            broker=self.plan.rejects,
+            timeout=30,
+            clock=self.clock,
+            wait=self.clock.advance,
         )
         self.dispatch = Dispatch(
             "sim", self.handle, shape(self.handle), self.plan.policy, letters, clock=self.clock, wall=self.clock
@@ -285,10 +323,13 @@ class Simulation:
     def restart(self) -> None:
         """A clean one: drains, closes, and repeats nothing that the handler finished."""
         self.loop.stop(self.clock() + 50.0)
+        before, undisturbed = self.source.returns.copy(), not self.source.events and not self.disowned
         for _ in range(10_000):
             if self.loop.closed:
                 break
-            if self.hands:
+            if self.loop.ready and len(self.hands) < self.plan.threads:
+                self.begin_one()
+            elif self.hands:
                 self.end_one()
             self.loop.turn(0.01)
         if not self.loop.closed:
@@ -296,9 +337,17 @@ class Simulation:
         while self.hands:  # a handler that is not waited for goes on all the same
             self.end_one()
         self._check_nothing_repeats()
+        if self.plan.counts and undisturbed:
+            self._check_what_went_back(self.source.returns - before)
         self.source.kill()
         self.hands.clear()
         self.loop = self._worker()
+
+    def _check_what_went_back(self, returned: Counter[RecordId]) -> None:
+        """A broker that counts returns gets back only what failed and waits for another try, and what is behind that."""
+        tried = {which[0] for which in returned if self.ledger.tries[which]}
+        if untouched := {which for which in returned if which[0] not in tried}:
+            raise Violated(f"given back without a try: {untouched}")
 
     def _check_nothing_repeats(self) -> None:
         made = self.plan.shape
@@ -333,7 +382,7 @@ class Simulation:
             raise Violated("closed by itself")
         if loop.failure is not None:  # an invalid or rejected record with nowhere to go: start again, it comes again
             raise Violated(f"stopped without a reason of the handler's: {loop.failure}")
-        busy = Counter(work.lane.partition for work in [*loop.running, *loop.ready] if not work.lane.gone)
+        busy = Counter(work.lane.partition for work in [*loop.running, *loop.ready] if made.ordered or not work.lane.gone)
         if any(count > made.parallel for count in busy.values()):
             raise Violated(f"more than {made.parallel} batches of one partition in flight")
         for lane in loop.lanes.values():

@@ -111,6 +111,29 @@ def keys_in_any_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.lane, "crc32", lambda key: next(counter))
 
 
+def the_next_batch_does_not_wait_for_a_late_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_held", lambda self, lane: False)
+
+
+def a_rewind_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lane, "idle", property(lambda self: True))
+
+
+def what_was_fetched_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_starting", property(lambda self: not self.draining))
+
+
+def given_up_and_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker's policy is for is acknowledged as well."""
+    take_in = Loop._take_in
+
+    def both(self: Loop, lane: Lane, work: Any, verdict: Any) -> None:
+        take_in(self, lane, work, verdict)
+        self._finished += self._rejected
+
+    monkeypatch.setattr(Loop, "_take_in", both)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     late_results_count,
     commit_before_the_handler,
@@ -120,6 +143,10 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     two_batches_of_a_partition_at_once,
     a_drain_that_does_not_wait,
     keys_in_any_slot,
+    the_next_batch_does_not_wait_for_a_late_one,
+    a_rewind_does_not_wait,
+    what_was_fetched_is_given_back,
+    given_up_and_finished,
 ]
 
 

@@ -83,7 +83,10 @@ class Fuse:
 
 
 class DeadLetters:
-    """For the threads of one handler; `give_up` returns when everything is durable or discarded by choice."""
+    """For the threads of one handler; `give_up` returns when everything is durable or discarded by choice.
+
+    `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
+    """
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class DeadLetters:
         *,
         discard: bool,
         fuse: Fuse,
+        broker: bool = False,
         timeout: float = 60.0,
         backoff: Backoff = Backoff(),  # noqa: B008, frozen
         clock: Callable[[], float] = time.monotonic,
@@ -101,6 +105,7 @@ class DeadLetters:
         self.handler = handler
         self._sink = sink
         self._discard = discard
+        self._broker = broker
         self._fuse = fuse
         self._timeout = timeout
         self._backoff = backoff
@@ -110,12 +115,12 @@ class DeadLetters:
 
     def handled(self, records: int) -> None:
         """So many succeeded, none failed."""
-        if self._sink is not None:
+        if self._sink is not None or self._broker:
             self._fuse.passes(records, 0)
 
     def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> None:
         """Raises Stopped, Flooded or PublishError: then nothing of this batch may be committed."""
-        if self._sink is None:
+        if self._sink is None and not self._broker:
             self._discard_or_stop(work, given_up)
             return
         failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
@@ -124,8 +129,9 @@ class DeadLetters:
                 f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
                 "nothing more is published or committed. Mend the handler and start again, or set flood=1 to let them all through"
             )
-        now = self._wall()
-        self._publish(self._sink, [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up])
+        if self._sink is not None:
+            now = self._wall()
+            self._publish(self._sink, [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up])
         log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
 
     def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:

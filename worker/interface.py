@@ -154,10 +154,17 @@ class Source(Protocol):
         """
 
     def rewind(self, partition: Partition) -> None:
-        """Gives back everything unsettled of it, to come again in order; only when none of it is in flight."""
+        """Gives back everything unsettled of it, to come again in order; only when none of it is in flight.
+
+        If it is paused, it is held by nobody until it is resumed.
+        """
 
     def reject(self, batches: Sequence[Batch]) -> None:
-        """`dead_letter="broker"`; raises `Refused` where the broker has no such policy."""
+        """`dead_letter="broker"`: what the broker's policy is for; raises `Refused` where it has none."""
+
+    def finish(self) -> bool:
+        """The worker stops: nothing more is fetched. True: the broker counts what is given back, so what was fetched should
+        be polled and handled as far as there is time; False: it may as well be given back."""
 
     def pause(self, partitions: Collection[Partition]) -> None: ...
 

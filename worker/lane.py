@@ -32,12 +32,14 @@ class Shape:
     """The source moves a position; else it settles each record alone."""
     limit: int | None = None
     """The source hands out no more than so many unsettled records."""
+    rejects: bool = False
+    """Records that are given up are left to the broker's own dead-letter policy."""
 
     @property
     def room(self) -> int:
         """Records that may be delivered and unfinished at once."""
         if not self.ordered:
-            return 10 * self.parallel * self.batch_size
+            return 4 * self.parallel * self.batch_size
         return self.batch_size if self.parallel == 1 else 2 * self.parallel * self.batch_size
 
     @property
@@ -56,6 +58,8 @@ class Lane:
         self.position: Position = Prefix() if shape.positioned else Each()
         self.busy: list[Work | None] = [None] * shape.parallel
         self.paused = False
+        self.flush = False
+        """Nothing more comes: what waits need not wait for more."""
         self.timer = math.inf
         """When the loop will look at it again."""
         self.closing = False
@@ -103,7 +107,7 @@ class Lane:
         waiting, shape = self.waiting, self.shape
         if not waiting.count or self.position.open >= shape.room:
             return False
-        if waiting.full() or now >= waiting.due:
+        if self.flush or waiting.full() or now >= waiting.due:
             return True
         return shape.limit is not None and waiting.count + self.position.open >= shape.limit
 
@@ -138,14 +142,17 @@ class Lane:
                 return
         todo.append(work)
 
-    def settle(self, work: Work, verdict: Verdict, now: float) -> list[Batch]:
-        """Takes the result of one of its works; returns what may be committed."""
+    def settle(self, work: Work, verdict: Verdict, now: float) -> tuple[list[Batch], list[Batch]]:
+        """Takes the result of one of its works; returns what may be committed, and what is to be rejected."""
         self.busy[work.slot] = None
         if verdict.again:
             self._try_again(work, [self._again(work, part, now) for part in verdict.again])
-        ended: Sequence[int] = verdict.finished
-        if verdict.given_up:
-            ended = sorted([*verdict.finished, *(letter.index for letter in verdict.given_up)])
+        given_up = [letter.index for letter in verdict.given_up]
+        if self.shape.rejects:
+            return self._finish(work, verdict.finished), self._finish(work, given_up)
+        return self._finish(work, sorted([*verdict.finished, *given_up]) if given_up else verdict.finished), []
+
+    def _finish(self, work: Work, ended: Sequence[int]) -> list[Batch]:
         if not ended:
             return []
         if len(ended) == len(work.batch):

@@ -94,6 +94,15 @@ class Loop:
         self._handover = threading.Lock()
         self._last_lane: Lane | None = None
         self._finished: list[Batch] = []
+        self._rejected: list[Batch] = []
+        self._late: set[Work] = set()
+        """In a handler's hands still, though their lane is gone."""
+        self._resting: dict[Partition, float] = {}
+        """Partitions that a retry keeps waiting longer than their source can hold records, and until when."""
+        self._finishing = 0.0
+        """While draining, until when batches are still started: the source should not be given back what it fetched."""
+        self._dry = False
+        """The last poll that could have brought something brought nothing."""
         self._timers: list[tuple[float, int, Lane]] = []
         self._order = itertools.count()
         self._oversize: set[str] = set()
@@ -144,23 +153,43 @@ class Loop:
         self._settle()
         self._commit()
         now = self._clock()
-        if self.draining:
-            self._drop_ready(self.lanes.values())
-            if (self.idle and not self.outcomes) or now >= self._deadline:
-                self._close()
-                return
-        else:
+        if self._resting:
+            self._rest(now)
+        if self.draining and self._drained(now):
+            self._close()
+            return
+        if self._starting:
             self._look_at_timers(now)
         if not self.ready:
             self._poll(timeout)
         elif now - self._last_poll > KEEP_ALIVE:
             self._poll(0.0)
 
+    @property
+    def _starting(self) -> bool:
+        return not self.draining or self._finishing > 0
+
+    def _drained(self, now: float) -> bool:
+        """Whether to close now."""
+        if not self._finishing:
+            self._finishing = now + (self._deadline - now) / 2 if self.failure is None and self.source.finish() else -math.inf
+            for lane in self.lanes.values():
+                lane.flush = True
+                self._start(lane, now)
+        if self.failure is not None or now >= self._finishing > 0:  # the other half is for what has been started by now
+            self._finishing = -math.inf
+        if not self._starting:
+            self._drop_ready(self.lanes.values())
+        elif not self._dry or any(lane.waiting.count for lane in self.lanes.values()):
+            return now >= self._deadline
+        return (self.idle and not self.outcomes) or now >= self._deadline
+
     def _poll(self, timeout: float) -> None:
         now = self._clock()
         timeout = max(0.0, min(timeout, self._timers[0][0] - now)) if self._timers else timeout
         room = 0 if self._no_room() else self._room()
         batches = self.source.poll(room, timeout if room else 0.0)
+        self._dry = room > 0 and not batches
         self.counters.polls += 1
         now = self._last_poll = self._clock()
         if now - self._last_lag >= LAG:
@@ -183,7 +212,7 @@ class Loop:
 
     def _no_room(self) -> bool:
         """Is the next batch of every thread at hand already? Then polling would only move records from the broker to memory."""
-        if self.draining or self.ready:
+        if self.ready or not self._starting:
             return True
         return len(self.running) >= self._threads and any(lane.supplied for lane in self.lanes.values())
 
@@ -191,6 +220,7 @@ class Loop:
         lane = self.lanes.get(batch.partition)
         if lane is None:
             lane = self.lanes[batch.partition] = Lane(batch.partition, self.shape)
+            lane.flush = self.draining
         self._last_lane = lane
         lane.waiting.add(batch, now)
         self.counters.received += len(batch)
@@ -201,7 +231,7 @@ class Loop:
 
     def _start(self, lane: Lane, now: float) -> None:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""
-        if not self.draining:
+        if self._starting and not self._held(lane):
             if self.probing or self.source.flooded:
                 self._probe(lane, now)
             else:
@@ -214,6 +244,10 @@ class Loop:
         if at < lane.timer:
             lane.timer = at = max(at, now + 0.01)  # in the past only where something else must happen first
             heapq.heappush(self._timers, (at, next(self._order), lane))
+
+    def _held(self, lane: Lane) -> bool:
+        """Whether a handler still has a batch of this partition from before it was lost: the next one is only after its end."""
+        return self.shape.ordered and any(work.lane.partition == lane.partition for work in self._late)
 
     def _give(self, work: Work) -> None:
         batch, stream = work.batch, work.lane.partition.stream
@@ -244,6 +278,9 @@ class Loop:
             lane = work.lane
             if self.lanes.get(lane.partition) is not lane:  # the only fence: late results of a lost partition end here
                 self.counters.fenced += len(work.batch)
+                self._late.discard(work)
+                if (again := self.lanes.get(lane.partition)) is not None:
+                    self._start(again, self._clock())
             elif isinstance(result, WorkerError):
                 lane.drop(work)
                 self._fail(result)
@@ -256,13 +293,21 @@ class Loop:
         counters.handled += len(verdict.finished)
         if verdict.again:
             counters.retried += sum(len(part.indices) for part in verdict.again)
-        if self._sink is not None:
+        if self._sink is not None or self.shape.rejects:
             counters.dead_lettered += len(verdict.given_up)
         else:
             counters.discarded += len(verdict.given_up)
         if verdict.finished and self.probing:
             self._trust()
-        self._finished += lane.settle(work, verdict, now)
+        finished, rejected = lane.settle(work, verdict, now)
+        self._finished += finished
+        self._rejected += rejected
+        if verdict.again:
+            due = now + max(part.wait for part in verdict.again)
+            if due - work.arrived > self.source.hold:
+                lane.closing = True
+                self._drop_ready([lane])
+                self._resting[lane.partition] = max(due, self._resting.get(lane.partition, due))
         self._start(lane, now)
 
     def _trust(self) -> None:
@@ -276,6 +321,23 @@ class Loop:
         if self._finished:
             finished, self._finished = self._finished, []
             self.source.commit(finished)
+        if self._rejected:
+            rejected, self._rejected = self._rejected, []
+            self.source.reject(rejected)
+
+    def _rest(self, now: float) -> None:
+        """Gives back to the source what a retry keeps waiting for too long, once nothing of it is in flight; it comes again
+        when the retry is due, as if for the first time."""
+        for partition, until in list(self._resting.items()):
+            lane = self.lanes.get(partition)
+            if lane is not None and lane.closing:
+                if lane.idle:
+                    self._forget([lane])
+                    self.source.pause([partition])
+                    self.source.rewind(partition)
+            elif now >= until:
+                del self._resting[partition]
+                self.source.resume([partition])
 
     # Partitions and connections that go
 
@@ -299,6 +361,7 @@ class Loop:
 
     def _forget(self, lanes: Collection[Lane]) -> None:
         for lane in list(lanes):
+            self._late.update(work for work in lane.busy if work is not None)
             lane.gone = True
             del self.lanes[lane.partition]
 
@@ -314,6 +377,8 @@ class Loop:
         self._drop_ready(self.lanes.values())
         self._forget(self.lanes.values())
         self._finished.clear()
+        self._rejected.clear()
+        self._resting.clear()
         if self._opened:
             self._opened = False
             with contextlib.suppress(WorkerError):

@@ -20,6 +20,7 @@ from worker.errors import ConfigError
 from worker.interface import Sink, SinkOptions, Source, SourceOptions
 from worker.lane import Shape
 from worker.loop import Counters, Loop
+from worker.options import HandlerOptions
 from worker.plugins import connector
 from worker.retry import Policy
 from worker.threads import EventLoop, Threads
@@ -42,7 +43,7 @@ def make_source(settings: HandlerSettings) -> Source:
             settings.streams,
             settings.group,
             batch_size=options.batch_size,
-            in_flight=2 * options.batch_size * options.parallel * options.concurrency,
+            in_flight=_in_flight(options),
             window=options.window,
             start=options.start,
             commit_interval=options.commit_interval,
@@ -53,12 +54,23 @@ def make_source(settings: HandlerSettings) -> Source:
             f"handlers.{settings.name}.drain = {options.drain:g}: must be below {source.patience:g} s, "
             f"after which {settings.connection} gives the partitions away"
         )
+    if options.max_age is not None and options.max_age_from == "record" and not source.timestamps:
+        raise ConfigError(
+            f"handlers.{settings.name}.max_age = {options.max_age:g}: records of {settings.connection} may have no timestamp: "
+            "max_age_from=arrival counts from when the worker got them"
+        )
     if options.dead_letter == "broker" and source.ordered:
         raise ConfigError(
             f"handlers.{settings.name}.dead_letter = broker: {settings.connection} has no dead-letter policy; "
             "name a stream: connection:name"
         )
     return source
+
+
+def _in_flight(options: HandlerOptions) -> int:
+    """What the lane of one queue may hold at once, and a batch that waits behind it."""
+    lane = Shape(options.batch_size, parallel=options.parallel, ordered=bool(options.ordered))
+    return lane.room + (options.batch_size if lane.ordered else 0)
 
 
 def make_sink(settings: HandlerSettings) -> Sink | None:
@@ -88,6 +100,7 @@ class Running:
             ordered,
             positioned=self.source.ordered,
             limit=self.source.limit,
+            rejects=options.dead_letter == "broker",
         )
         self.loop = Loop(
             settings.name,
@@ -110,6 +123,7 @@ class Running:
                 self.sink,
                 discard=options.retries is not None,
                 fuse=Fuse(options.flood),
+                broker=options.dead_letter == "broker",
                 timeout=options.dead_letter_timeout,
             ),
             max_age=options.max_age,

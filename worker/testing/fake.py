@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from worker.errors import PublishError, Refused, Unavailable
@@ -61,13 +61,16 @@ class FakeSource:
         rng: random.Random | None = None,
         idle: Callable[[float], object] | None = None,
         flush: float = 0.0,
+        hold: float = math.inf,
+        counts: bool = False,
     ) -> None:
         """`rng`: deliver in random pieces. `idle`: called instead of waiting when nothing is here. `flush`: the chance
-        that a poll leaves commits undurable, as a source that commits at its own pace does."""
+        that a poll leaves commits undurable, as a source that commits at its own pace does. `counts`: what it is given back
+        is counted, so a worker that stops should handle what there is."""
         self.ordered = ordered
         self.limit = limit
         self.patience = math.inf
-        self.hold = math.inf
+        self.hold = hold
         self.timestamps = True
         self.flooded = False
         self.logs: dict[Partition, list[Record[bytes]]] = {}
@@ -77,6 +80,12 @@ class FakeSource:
         self.polls = 0
         self.opened = False
         self.pauses = 0
+        self.rejected: list[Record[bytes]] = []
+        """Left to the broker's dead-letter policy."""
+        self.returns: Counter[tuple[Partition, int | str]] = Counter()
+        """How often each record was given back."""
+        self._counts = counts
+        self._finishing = False
         self._rng = rng
         self._idle = idle
         self._flush_chance = flush
@@ -141,6 +150,11 @@ class FakeSource:
         self._away.clear()
         self._forget(list(self._queues))
 
+    @property
+    def events(self) -> int:
+        """Revocations that the next poll will tell of."""
+        return len(self._events)
+
     def finished(self) -> bool:
         """Nothing would be delivered after a restart."""
         return all(len(self.durable.get(partition, ())) == len(log) for partition, log in self.logs.items())
@@ -153,6 +167,7 @@ class FakeSource:
             raise Unavailable("the fake broker is away")
         self._on_revoke = on_revoke
         self.opened = True
+        self._finishing = False
         self._disconnected = False
         for partition in self.logs:
             if partition not in self._away:
@@ -163,7 +178,7 @@ class FakeSource:
         self._happen()
         if self._rng is None or self._rng.random() >= self._flush_chance:
             self._flush(self._committed)
-        batches = self._deliver(max_records) if max_records else []
+        batches = self._deliver(max_records) if max_records and not self._finishing else []
         if not batches and max_records and timeout > 0:
             if self._idle is not None:
                 self._idle(timeout)
@@ -190,13 +205,19 @@ class FakeSource:
 
     def rewind(self, partition: Partition) -> None:
         queue = self._queues[partition]
+        self.returns.update((partition, record) for record in self._unsettled[partition])
         queue.extendleft(reversed(self._unsettled[partition].values()))
         self._unsettled[partition] = {}
 
     def reject(self, batches: Sequence[Batch]) -> None:
         if self.ordered:
             raise Refused("a log has no dead-letter policy")
+        self.rejected += [record for one in batches for record in one]
         self.commit(batches)
+
+    def finish(self) -> bool:
+        self._finishing = not self._counts
+        return self._counts
 
     def pause(self, partitions: Collection[Partition]) -> None:
         self.pauses += 1
@@ -225,7 +246,7 @@ class FakeSource:
     def _forget(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
             self._queues.pop(partition, None)
-            self._unsettled.pop(partition, None)
+            self.returns.update((partition, record) for record in self._unsettled.pop(partition, {}))
             self._committed.pop(partition, None)
             self._paused.discard(partition)
 

@@ -13,9 +13,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from connectors.rabbitmq_batch import RabbitMQBatch
-from connectors.rabbitmq_frames import delivery
-from worker.interface import Partition, Record
+from worker.interface import KEY_HEADER, Partition, Record
 from worker.testing.containers import BrokerContainer
 
 RABBITMQ_IMAGE = "WORKER_TEST_RABBITMQ_IMAGE"
@@ -104,12 +102,19 @@ class RabbitMQContainer(BrokerContainer):
 
     def read(self, queue: str) -> list[Record[bytes]]:
         """All that is ready in `queue`; it stays there."""
-        found = []
+        if not (count := self.depth(queue)):
+            return []
+        found: list[Record[bytes]] = []
         with self.channel() as channel:
-            while (got := channel.basic_get(queue))[0] is not None:
-                method, properties, body = got
-                found.append(delivery(method, properties, body))
-        return list(RabbitMQBatch(Partition(queue, 0), found))
+            channel.basic_qos(prefetch_count=count)
+            for method, properties, body in channel.consume(queue, inactivity_timeout=_READY):  # a consumer's come back in order
+                assert method is not None, f"{len(found)} of {count} messages came from {queue}"
+                found.append(_record(queue, method, properties, body))
+                if len(found) == count:
+                    break
+        while self.depth(queue) < count:
+            time.sleep(0.01)
+        return found
 
     def depth(self, queue: str) -> int:
         """Messages that wait; those that are delivered and not settled do not count."""
@@ -124,3 +129,9 @@ class RabbitMQContainer(BrokerContainer):
         """Calls `step` until nothing waits in `queue`."""
         while self.depth(queue):
             step()
+
+
+def _record(queue: str, method: Any, properties: Any, body: bytes) -> Record[bytes]:
+    headers = {name: value.encode() if isinstance(value, str) else value for name, value in (properties.headers or {}).items()}
+    key = headers.pop(KEY_HEADER, method.routing_key.encode())
+    return Record(body, key, tuple(headers.items()), None, method.delivery_tag, Partition(queue, 0), vars(properties))
