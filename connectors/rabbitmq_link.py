@@ -67,6 +67,7 @@ class Link:
         self._ioloop.activate_poller()
         self._lost: BaseException | None = None
         self._opened = False
+        self._ended = False
         pika_log = logging.getLogger("pika")
         if pika_log.level == logging.NOTSET:  # it writes ten lines for a connection that is refused; we say it in one
             pika_log.setLevel(logging.CRITICAL)
@@ -139,8 +140,17 @@ class Link:
         self.wait(lambda: channel.opened or channel.closed)
         return channel
 
+    def abort(self) -> None:
+        """Ends the connection without a word; what was written and not answered may be lost."""
+        if self.connection._transport is not None:
+            self.connection._transport.abort()
+        self.close()
+
     def close(self) -> None:
         """What was written before arrives before the broker sees the end; gives up after 5 s."""
+        if self._ended:
+            return
+        self._ended = True
         try:
             if self.alive and self.connection.is_open:
                 self.connection.close()

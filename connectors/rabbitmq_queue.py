@@ -65,28 +65,34 @@ def stream(login: Login, queue: str) -> Refused:
 
 
 class Consumer:
-    """Consumes one queue on a channel of its own; made anew when the broker ends it."""
+    """Consumes one queue, on a channel of its own; a new one when the broker ended it or it was given back."""
 
-    def __init__(self, link: Link, login: Login, partition: Partition, prefetch: int) -> None:
+    def __init__(self, login: Login, partition: Partition, prefetch: int) -> None:
         self.partition = partition
         self.paused = False
         self.lost: str | None = None
         """Why the broker ended it."""
-        self.warned = False
-        self._link = link
+        self.inbox: list[Delivery] = []
+        self.acks = Acks()
         self._login = login
         self._prefetch = prefetch
-        self._channel: Channel
-        self.inbox: list[Delivery]
-        self.acks: Acks
-        self.consume()
+        self._warned = False
+        self._link: Link
+        self._channel: Channel | None = None
 
-    def consume(self) -> None:
+    @property
+    def consuming(self) -> bool:
+        return self._channel is not None
+
+    def consume(self, link: Link) -> None:
         """From the first message that is not settled."""
         queue = self.partition.stream
+        ensure(link, self._login, queue)
+        refuse_stream(link, self._login, queue)
+        channel = link.channel()
+        self._link, self._channel = link, channel
         self.lost, self.inbox, self.acks = None, [], Acks()
-        self._channel = channel = self._link.channel()
-        self._link.connection.inboxes[channel.number] = self.inbox
+        link.connection.inboxes[channel.number] = self.inbox
         channel.pika.add_on_cancel_callback(self._on_cancel)
         channel.pika.add_on_close_callback(self._on_close)
         try:
@@ -110,7 +116,11 @@ class Consumer:
         self.lost = "the broker cancelled the consumer (the queue was deleted, its node left, or a delivery waited too long)"
 
     def _on_close(self, channel: pika.channel.Channel, error: BaseException) -> None:
-        if channel is self._channel.pika and isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        if (
+            self._channel is not None
+            and channel is self._channel.pika
+            and isinstance(error, pika.exceptions.ChannelClosedByBroker)
+        ):
             self.lost = rabbitmq_errors.reason(error)
 
     def take(self, most: int) -> RabbitMQBatch:
@@ -127,13 +137,13 @@ class Consumer:
         return batch
 
     def _look_at_returns(self, again: Sequence[Delivery]) -> None:
-        if self.warned:
+        if self._warned:
             return
         for one in again:
             if b"x-delivery-count" in one[3]:
                 count = (properties_of(one).headers or {}).get("x-delivery-count", 0)
                 if isinstance(count, int) and count >= RETURNS:
-                    self.warned = True
+                    self._warned = True
                     log.warning(
                         "queue %s: a message came back %d times; a quorum queue drops it after 20, unless it has "
                         "x-delivery-limit=-1: set it by a policy (delivery-limit) or declare the queue with it",
@@ -143,22 +153,41 @@ class Consumer:
 
     def ack(self, tags: Sequence[int]) -> bytes:
         """The frames that tell the broker that these are finished."""
-        number = self._channel.number
+        number = self._open.number
         return b"".join(ack(number, tag, multiple) for tag, multiple in self.acks.settle(tags))
 
     def reject(self, tags: Sequence[int]) -> bytes:
         self.acks.forget(tags)
-        return b"".join(reject(self._channel.number, tag) for tag in tags)
+        return b"".join(reject(self._open.number, tag) for tag in tags)
+
+    @property
+    def _open(self) -> Channel:
+        assert self._channel is not None, f"{self.partition.stream} is not consumed"
+        return self._channel
 
     def cancel(self) -> None:
         """Nothing more is delivered; what was stays to be settled. Not pika's own: that would put back into the queue, behind
         others, what is on its way when it is called."""
-        if self.lost is None:
+        if self._channel is not None and self.lost is None:
             answers: list[Any] = []
             self._channel.pika._rpc(spec.Basic.Cancel(consumer_tag=CONSUMER), answers.append, [spec.Basic.CancelOk])
             self._link.wait(lambda: answers or self.lost)
 
+    def flush(self) -> None:
+        """Returns once the broker has taken every ack: it answers in order."""
+        if self._channel is not None and self.lost is None:
+            self._channel.ask(self._channel.pika.basic_qos, prefetch_count=self._prefetch)
+
     def close(self) -> None:
-        """Gives back what is not settled, in its old places."""
-        self._link.connection.inboxes.pop(self._channel.number, None)
-        self._channel.close()
+        """Gives back what is not settled, in its old places: unless it is the single active consumer and another one waits,
+        which would be handed what comes after before what is given back."""
+        if self._channel is not None:
+            self._link.connection.inboxes.pop(self._channel.number, None)
+            self._channel.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Its connection is gone."""
+        self._channel = None
+        self.lost = None
+        self.inbox = []

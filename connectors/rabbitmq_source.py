@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from connectors.rabbitmq_batch import RabbitMQBatch
 from connectors.rabbitmq_config import MOST_PREFETCH, Login
-from connectors.rabbitmq_link import Link
-from connectors.rabbitmq_queue import Consumer, ensure, refuse_stream, stream
-from worker.errors import ConnectorError, Refused, Unavailable, WorkerError
+from connectors.rabbitmq_link import ChannelClosed, Link
+from connectors.rabbitmq_queue import Consumer, stream
+from worker.errors import Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
 log = logging.getLogger("worker.rabbitmq")
@@ -43,21 +43,23 @@ class RabbitMQSource:
 
     def open(self, on_revoke: OnRevoke) -> None:
         self._on_revoke = on_revoke
-        self._link = link = Link(self._login, self._clock)
-        try:
-            for name in self._options.streams:
-                self._consume(link, Partition(name, 0))
-        except Refused as error:
-            if self._known and "does not exist" in str(error):
-                raise Unavailable(str(error)) from error
-            raise
+        self._link = Link(self._login, self._clock)
+        self._consumers = {
+            partition: Consumer(self._login, partition, self._prefetch)
+            for partition in (Partition(name, 0) for name in self._options.streams)
+        }
+        for consumer in self._consumers.values():
+            self._consume(consumer)
         self._known = True
 
-    def _consume(self, link: Link, partition: Partition) -> None:
-        ensure(link, self._login, partition.stream)
-        refuse_stream(link, self._login, partition.stream)
-        self._since[partition] = self._clock()
-        self._consumers[partition] = Consumer(link, self._login, partition, self._prefetch)
+    def _consume(self, consumer: Consumer) -> None:
+        self._since[consumer.partition] = self._clock()
+        try:
+            consumer.consume(self._open_link)
+        except Refused as error:
+            if self._known:
+                raise Unavailable(str(error)) from error
+            raise
 
     @property
     def _open_link(self) -> Link:
@@ -72,7 +74,9 @@ class RabbitMQSource:
         while True:
             for consumer in self._consumers.values():
                 if consumer.lost is not None:
-                    self._lose(link, consumer)
+                    self._lose(consumer)
+                if not consumer.consuming and not consumer.paused:
+                    self._consume(consumer)
             batches = self._hand_out(max_records) if max_records else []
             if batches or (left := deadline - self._clock()) <= 0:
                 return batches
@@ -95,7 +99,7 @@ class RabbitMQSource:
         if b"x-stream-offset" in batch.native[0][3]:
             raise stream(self._login, batch.partition.stream)
 
-    def _lose(self, link: Link, consumer: Consumer) -> None:
+    def _lose(self, consumer: Consumer) -> None:
         """The broker ended it and gave its messages back: they come again, on a new channel."""
         partition = consumer.partition
         assert self._on_revoke is not None
@@ -104,17 +108,7 @@ class RabbitMQSource:
         if self._clock() - self._since[partition] < _OFTEN:
             raise Unavailable(f"connection {self._options.connection.name}: {told}")
         log.warning("%s; consuming again", told)
-        self._replace(link, consumer)
-
-    def _replace(self, link: Link, consumer: Consumer) -> None:
-        paused, warned = consumer.paused, consumer.warned
-        try:
-            consumer.close()
-            self._consume(link, consumer.partition)
-        except Refused as error:
-            raise Unavailable(str(error)) from error
-        made = self._consumers[consumer.partition]
-        made.paused, made.warned = paused, warned
+        consumer.close()
 
     def commit(self, batches: Sequence[Batch]) -> None:
         self._settle(batches, Consumer.ack)
@@ -130,9 +124,27 @@ class RabbitMQSource:
         self._open_link.write(b"".join(frames))
 
     def rewind(self, partition: Partition) -> None:
-        self._replace(self._open_link, self._consumers[partition])
+        if not self._options.ordered:
+            self._consumers[partition].close()
+            return
+        assert self._on_revoke is not None
+        self._drop(self._open_link)
+        for consumer in self._consumers.values():
+            consumer.forget()
+        if others := self._consumers.keys() - {partition}:
+            self._on_revoke(others, lost=True)
+        self._link = Link(self._login, self._clock)
+
+    def _drop(self, link: Link) -> None:
+        """Gives back everything in a way that keeps the order also where another process waits as single active consumer: after
+        any farewell it would be handed what comes next first, and what is given back behind that (measured, RabbitMQ 4.0)."""
+        for consumer in self._consumers.values():
+            consumer.flush()
+        link.abort()
 
     def finish(self) -> bool:
+        if self._options.ordered:  # the next single active consumer would begin while this one is at it
+            return False
         for consumer in self._consumers.values():
             consumer.cancel()
         return True
@@ -149,18 +161,17 @@ class RabbitMQSource:
         return None
 
     def close(self) -> None:
-        link, self._link = self._link, None
+        link = self._link
         if link is None:
             return
         try:
-            if link.alive and self._on_revoke is not None and self._consumers:
-                self._link = link  # it may still commit
+            if link.alive and self._on_revoke is not None:
                 self._on_revoke(list(self._consumers), lost=False)
-                self._link = None
+            if link.alive and self._options.ordered:
+                self._drop(link)
+        except (Unavailable, ChannelClosed) as error:
+            log.debug("closing: %s", error)
         finally:
             self._link = None
             self._consumers.clear()
-            try:
-                link.close()
-            except (ConnectorError, WorkerError, OSError) as error:
-                log.debug("closing: %s", error)
+            link.close()

@@ -13,9 +13,10 @@ from worker.testing import RabbitMQContainer
 
 
 class RabbitMQBroker:
-    def __init__(self, container: RabbitMQContainer, kind: str) -> None:
+    def __init__(self, container: RabbitMQContainer, kind: str, ordered: bool) -> None:
         self.container = container
         self.kind = kind
+        self.ordered = ordered
         self.connection = Connection(
             "rabbitmq", "rabbitmq", container.address, username=container.USER, password=container.PASSWORD
         )
@@ -35,7 +36,7 @@ class RabbitMQBroker:
         self.container.produce(stream, [value or b"" for value in values], key=key, headers=headers)
 
     def source(self, stream: str, group: str) -> Source:
-        return connector.source(SourceOptions(self.connection, (stream,), group, in_flight=1000))
+        return connector.source(SourceOptions(self.connection, (stream,), group, ordered=self.ordered, in_flight=1000))
 
     def sink(self, stream: str) -> Sink:
         return connector.sink(SinkOptions(self.connection, stream, timeout=20))
@@ -51,11 +52,18 @@ class TestQuorum(Contract):
     timestamps = False
     keeps_flooded = False
     kind = "quorum"
+    in_order = False
 
     @pytest.fixture
     def broker(self, rabbitmq: RabbitMQContainer) -> Broker:
-        return RabbitMQBroker(rabbitmq, self.kind)
+        return RabbitMQBroker(rabbitmq, self.kind, self.in_order)
 
 
 class TestClassic(TestQuorum):
     kind = "classic"
+
+
+class TestInOrder(TestQuorum):
+    """For a handler that is `ordered`."""
+
+    in_order = True

@@ -228,6 +228,8 @@ class SourceOptions:
     group: str
     """Kafka: the consumer group; elsewhere a name for logs and the connection."""
     batch_size: int = 100
+    ordered: bool = False
+    """Queues: a record that failed is waited for, and nothing behind it is settled before; logs always are in order."""
     in_flight: int = 100
     """How many records may be unsettled at once: a queue's prefetch follows it."""
     window: float = 0.5

@@ -43,6 +43,7 @@ def make_source(settings: HandlerSettings) -> Source:
             settings.streams,
             settings.group,
             batch_size=options.batch_size,
+            ordered=bool(options.ordered),
             in_flight=_in_flight(options),
             window=options.window,
             start=options.start,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -33,7 +33,8 @@ class RabbitMQContainer(BrokerContainer):
 
     def __init__(self, image: str | None = None, **environment: str) -> None:
         super().__init__(image or os.environ.get(RABBITMQ_IMAGE) or "rabbitmq:4-management")
-        self._port = self.publish(5672)[5672]
+        ports = self.publish(5672, 5671)
+        self._port, self.tls_port = ports[5672], ports[5671]
         self.with_envs(RABBITMQ_DEFAULT_USER=self.USER, RABBITMQ_DEFAULT_PASS=self.PASSWORD)
         # Its data are kept in a folder of the node's name, and the container's own would be another at each start.
         self.with_envs(RABBITMQ_NODENAME="rabbit@localhost")
@@ -59,6 +60,13 @@ class RabbitMQContainer(BrokerContainer):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no RabbitMQ at {self.address} after {_READY:.0f} s") from None
                 time.sleep(0.1)
+
+    def ctl(self, *command: str) -> str:
+        """`rabbitmqctl`, inside the container."""
+        code, written = self.get_wrapped_container().exec_run(["rabbitmqctl", *command])
+        if code:
+            raise RuntimeError(f"rabbitmqctl {' '.join(command)}: {written.decode(errors='replace')}")
+        return str(written.decode())
 
     @contextmanager
     def channel(self) -> Iterator[BlockingChannel]:
@@ -120,15 +128,6 @@ class RabbitMQContainer(BrokerContainer):
         """Messages that wait; those that are delivered and not settled do not count."""
         with self.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
-
-    def consumers(self, queue: str) -> int:
-        with self.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).method.consumer_count)
-
-    def until_empty(self, queue: str, step: Callable[[], object] = lambda: time.sleep(0.05)) -> None:
-        """Calls `step` until nothing waits in `queue`."""
-        while self.depth(queue):
-            step()
 
 
 def _record(queue: str, method: Any, properties: Any, body: bytes) -> Record[bytes]:

@@ -1,0 +1,657 @@
+"""What a real RabbitMQ can do to us: consumers come back by themselves, nothing is lost, and a refusal is one clear line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+import trustme
+from pika.exceptions import AMQPError
+
+from connectors import rabbitmq as connector
+from connectors.rabbitmq_sink import RabbitMQSink
+from connectors.rabbitmq_source import RabbitMQSource
+from tests.contract import Member, gather, letter, numbers, values
+from worker.errors import ConnectorError, PublishError, Refused, Unavailable
+from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
+from worker.testing import RabbitMQContainer, ToxiproxyContainer
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(params=["quorum", "classic"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def members() -> Iterator[list[Member]]:
+    made: list[Member] = []
+    yield made
+    for member in made:
+        member.source.close()
+
+
+@pytest.fixture
+def join(rabbitmq: RabbitMQContainer, members: list[Member]) -> Callable[..., Member]:
+    def join(*queues: str, address: str | None = None, in_flight: int = 1000, ordered: bool = False, **options: Any) -> Member:
+        login = connect(rabbitmq, address, **options)
+        made = connector.source(SourceOptions(login, queues, "group", ordered=ordered, in_flight=in_flight))
+        members.append(Member(made))
+        return members[-1].open()
+
+    return join
+
+
+def connect(rabbitmq: RabbitMQContainer, address: str | None = None, **options: Any) -> Connection:
+    return Connection(
+        "shop", "rabbitmq", address or rabbitmq.address, username=rabbitmq.USER, password=rabbitmq.PASSWORD, options=options
+    )
+
+
+def sink(connection: Connection, queue: str, timeout: float = 20) -> closing[RabbitMQSink]:
+    return closing(connector.sink(SinkOptions(connection, queue, timeout)))
+
+
+def refusal(connection: Connection, queue: str = "orders") -> ConnectorError:
+    """What opening raises: one line, the same for source and sink."""
+    source = connector.source(SourceOptions(connection, (queue,), "group"))
+    with pytest.raises(ConnectorError) as raised:
+        source.open(lambda partitions, lost: None)
+    source.close()
+    with sink(connection, queue) as opened, pytest.raises(type(raised.value)):
+        opened.open()
+    assert "\n" not in str(raised.value)
+    return raised.value
+
+
+def poll_until_lost(member: Member) -> Unavailable:
+    """The loop's part: it closes a source that says it is not available."""
+    with pytest.raises(Unavailable) as raised:
+        member.until(lambda: False)
+    member.source.close()
+    return raised.value
+
+
+def open_again(member: Member) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            member.open()
+            return
+        except Unavailable:
+            member.source.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def record(value: bytes = b"1", queue: str = "q") -> Record[bytes]:
+    return Record(value, None, (), None, 1, Partition(queue, 0))
+
+
+# Queues
+
+
+def test_a_stream_is_refused(rabbitmq: RabbitMQContainer) -> None:
+    queue = rabbitmq.queue(kind="stream")
+    source = connector.source(SourceOptions(connect(rabbitmq), (queue,), "group"))
+    with pytest.raises(Refused, match=f"{queue} is a stream: over AMQP 0-9-1 it has no position"):
+        source.open(lambda partitions, lost: None)
+    source.close()
+
+
+def test_a_stream_is_refused_where_its_type_may_not_be_asked(rabbitmq: RabbitMQContainer) -> None:
+    queue = rabbitmq.queue(kind="stream")
+    rabbitmq.ctl("add_user", f"reader-{queue}", "secret")
+    rabbitmq.ctl("set_permissions", f"reader-{queue}", "^$", "^$", ".*")
+    connection = Connection("shop", "rabbitmq", rabbitmq.address, username=f"reader-{queue}", password="secret")
+    member = Member(connector.source(SourceOptions(connection, (queue,), "group"))).open()
+    rabbitmq.produce(queue, [b"1"])
+    with pytest.raises(Refused, match="is a stream"):
+        member.until(lambda: False)
+    member.source.close()
+
+
+def test_a_user_who_may_only_read_is_enough(rabbitmq: RabbitMQContainer) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.ctl("add_user", f"reader-{queue}", "secret")
+    rabbitmq.ctl("set_permissions", f"reader-{queue}", "^$", "^$", ".*")
+    connection = Connection("shop", "rabbitmq", rabbitmq.address, username=f"reader-{queue}", password="secret")
+    member = Member(connector.source(SourceOptions(connection, (queue,), "group"))).open()
+    rabbitmq.produce(queue, [b"1"])
+    member.source.commit(member.receive(1))
+    member.source.close()
+
+
+def test_a_missing_queue_is_declared_if_asked_for(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    queue = f"declared-{kind}"
+    member = join(queue, declare=kind)
+    with rabbitmq.channel() as channel:
+        channel.basic_publish("", queue, b"1")
+    member.receive(1)
+    arguments = rabbitmq.ctl("list_queues", "name", "type", "durable", "arguments")
+    [line] = [line for line in arguments.splitlines() if line.startswith(queue)]
+    assert kind in line and "true" in line
+    assert ('"x-delivery-limit",-1' in line.replace(" ", "")) == (kind == "quorum")
+    assert "inequivalent" in str(refusal(connect(rabbitmq, declare="classic" if kind == "quorum" else "quorum"), queue))
+
+
+def test_a_declared_quorum_queue_keeps_what_comes_back_often(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    """Twenty-five workers that stop cleanly, each after a look: by default the broker drops everything after 20."""
+    queue = "returned"
+    join(queue, declare="quorum").source.close()
+    with rabbitmq.channel() as channel:
+        for number in range(30):
+            channel.basic_publish("", queue, b"%d" % number)
+    for _ in range(25):
+        member = join(queue)
+        member.receive(30)
+        assert values(member.got) == numbers(30)
+        member.source.close()
+
+
+def test_a_message_that_came_back_often_is_warned_of(
+    rabbitmq: RabbitMQContainer, join: Callable[..., Member], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = rabbitmq.queue(x_delivery_limit=20)
+    rabbitmq.produce(queue, [b"1"])
+    for _ in range(15):
+        member = join(queue)
+        member.receive(1)
+        member.source.close()
+    assert not caplog.records
+    join(queue).receive(1)
+    assert "came back 15 times" in caplog.text and "x-delivery-limit=-1" in caplog.text
+
+
+def test_what_was_fetched_can_be_finished(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    """`finish` stops the flow; what is on its way is delivered and can be acknowledged, and is not put back."""
+    queue = rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(200))  # type: ignore[arg-type]
+    member = join(queue, in_flight=50)
+    first = member.receive(10, most=10)
+    assert member.source.finish()
+    while member.poll(500, 0.0):
+        pass
+    assert values(member.got) == numbers(50)
+    member.source.commit([gather(member.batches)])
+    assert first
+    member.source.close()
+    left = rabbitmq.read(queue)
+    assert values(left) == numbers(50, 200)
+    assert not any(one.properties["headers"] for one in left), "a return was counted"
+
+
+def test_a_queue_that_is_deleted_and_made_again_is_consumed_again(
+    rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str
+) -> None:
+    queue = rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(3))  # type: ignore[arg-type]
+    member = join(queue)
+    member.receive(3)
+    with rabbitmq.channel() as channel:
+        channel.queue_delete(queue)
+    assert queue in str(poll_until_lost(member))
+    assert {Partition(queue, 0)} in member.revoked
+    with pytest.raises(Unavailable, match="does not exist"):  # it was there once, so it may come back
+        member.open()
+    member.source.close()
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": kind})
+        channel.basic_publish("", queue, b"again")
+    open_again(member)
+    member.receive(1)
+    assert values(member.got) == [*numbers(3), b"again"]
+
+
+def test_a_delivery_that_waits_too_long_comes_again(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    """The broker closes the channel; the consumer is back on another one, in order, without losing its connection."""
+    queue = rabbitmq.queue(x_consumer_timeout=1_000)
+    rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
+    try:
+        rabbitmq.produce(queue, numbers(5))  # type: ignore[arg-type]
+        member = join(queue)
+        batch = gather(member.receive(5))
+        member.source.commit([batch.take(0, 2)])
+        lost: list[bool] = []
+        member.on_revoke = lambda partitions, how: lost.append(how)
+        deadline = time.monotonic() + 60
+        while len(member.got) < 8:
+            assert time.monotonic() < deadline
+            try:
+                member.poll()
+            except Unavailable:  # it happened soon after the start
+                member.source.close()
+                member.open()
+        assert lost[0] is True
+        assert values(member.got)[5:] == numbers(2, 5)
+    finally:
+        rabbitmq.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
+
+
+def test_a_single_active_consumer_hands_over_in_order(
+    rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str
+) -> None:
+    queue = rabbitmq.queue(kind=kind, x_single_active_consumer=True)
+    rabbitmq.produce(queue, numbers(100))  # type: ignore[arg-type]
+    first, second = (join(queue, in_flight=20, ordered=True) for _ in range(2))
+    batch = gather(first.receive(20))
+    second.nothing_more()
+    first.source.commit([batch.take(0, 7)])
+    assert not first.source.finish()  # else the second would begin while the first is at it
+    first.source.close()
+    second.receive(20)
+    assert values(second.got) == numbers(7, 27)
+
+
+def test_a_single_active_consumer_rewinds_in_order(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    """The one that waits takes over, from the first that is not settled; other queues of the source come again."""
+    queue, other = rabbitmq.queue(kind=kind, x_single_active_consumer=True), rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(100))  # type: ignore[arg-type]
+    rabbitmq.produce(other, numbers(5))  # type: ignore[arg-type]
+    first = join(queue, other, in_flight=20, ordered=True)
+    first.receive(25)
+    second = join(queue, in_flight=20, ordered=True)
+    first.source.commit([gather(first.batches, Partition(queue, 0)).take(0, 7)])
+    first.source.pause([Partition(queue, 0)])
+    first.source.rewind(Partition(queue, 0))
+    assert first.revoked == [{Partition(other, 0)}]
+    second.receive(20)
+    assert values(second.got) == numbers(7, 27)
+    first.receive(5)
+    assert {one.partition.stream for one in first.got[25:]} == {other}
+    first.source.resume([Partition(queue, 0)])
+    second.source.close()
+    first.receive(20)
+    assert values(first.got)[30:] == numbers(7, 27)
+
+
+def test_what_is_rewound_and_paused_waits_at_the_broker(
+    rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str
+) -> None:
+    queue = rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(10))  # type: ignore[arg-type]
+    member = join(queue)
+    member.source.commit([gather(member.receive(10)).take(0, 3)])
+    member.source.pause([Partition(queue, 0)])
+    member.source.rewind(Partition(queue, 0))
+    member.nothing_more()
+    assert rabbitmq.depth(queue) == 7
+    member.source.resume([Partition(queue, 0)])
+    member.receive(7)
+    assert values(member.got)[10:] == numbers(3, 10)
+
+
+def test_a_batch_does_not_wait_past_the_prefetch(rabbitmq: RabbitMQContainer) -> None:
+    source = connector.source(SourceOptions(connect(rabbitmq, prefetch="10"), ("q",), "group", in_flight=1000))
+    assert source.limit == 10
+
+
+def test_several_queues_of_one_source(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    one, two = rabbitmq.queue(kind=kind), rabbitmq.queue(kind=kind)
+    for queue in (one, two):
+        rabbitmq.produce(queue, numbers(50))  # type: ignore[arg-type]
+    member = join(one, two)
+    member.receive(100, most=7)
+    for queue in (one, two):
+        mine = gather(member.batches, Partition(queue, 0))
+        assert mine.values() == numbers(50)
+        member.source.commit([mine])
+    member.source.pause([Partition(one, 0)])
+    for queue in (one, two):
+        rabbitmq.produce(queue, [b"more"])
+    member.receive(1)
+    assert member.got[-1].partition.stream == two
+    member.nothing_more()
+
+
+# Messages
+
+
+def test_everything_of_a_message_can_be_seen(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue(kind="classic", x_max_priority=5)
+    told = {
+        "content_type": "application/json",
+        "content_encoding": "identity",
+        "priority": 3,
+        "correlation_id": "c",
+        "reply_to": "r",
+        "expiration": "600000",
+        "message_id": "m-1",
+        "timestamp": 1_700_000_000,
+        "type": "order",
+        "app_id": "shop",
+    }
+    with rabbitmq.channel() as channel:
+        headers = {"text": "ä", "number": 7, "yes": True, "none": None, "bytes": b"\xff", "table": {"a": [1]}}
+        channel.basic_publish(queue, "eu.berlin", b"{}", pika.BasicProperties(headers=headers, delivery_mode=2, **told))
+    member = join(queue)
+    member.receive(1)
+    [seen] = member.got
+    assert {name: seen.properties[name] for name in told} == told
+    assert (seen.properties["exchange"], seen.properties["routing_key"], seen.properties["redelivered"]) == (
+        queue,
+        "eu.berlin",
+        False,
+    )
+    assert seen.properties["headers"] == headers
+    assert dict(seen.headers) == {
+        "text": "ä".encode(),
+        "number": b"7",
+        "yes": b"true",
+        "none": None,
+        "bytes": b"\xff",
+        "table": b'{"a": [1]}',
+    }
+    assert (seen.key, seen.id, seen.timestamp) == (b"eu.berlin", "m-1", 1_700_000_000_000)
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.publish([letter(seen)])
+    [kept] = rabbitmq.read(dead)
+    assert {name: kept.properties[name] for name in told if name != "expiration"} == {
+        name: value for name, value in told.items() if name != "expiration"
+    }
+    assert kept.properties["expiration"] is None
+    assert kept.properties["headers"] == headers | {"dead_letter_key": "eu.berlin"}
+    assert kept.properties["delivery_mode"] == 2
+
+
+@pytest.mark.parametrize("size", [131_064, 131_065, 5_000_000])
+def test_large_messages(rabbitmq: RabbitMQContainer, join: Callable[..., Member], size: int) -> None:
+    """The first fits into one frame, the second just not."""
+    queue, dead = rabbitmq.queue(), rabbitmq.queue()
+    rabbitmq.produce(queue, [b"a", b"x" * size, b"b"])
+    member = join(queue)
+    member.receive(3)
+    assert values(member.got) == [b"a", b"x" * size, b"b"]
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.publish([letter(one) for one in member.got])
+    assert values(rabbitmq.read(dead)) == values(member.got)
+
+
+def test_headers_that_the_client_cannot_read_stop_nothing(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, [b"1"])
+    member = join(queue)
+    [batch] = member.receive(1)
+    tag, redelivered, route, _, body = batch.native[0]
+    broken = type(batch)(batch.partition, [(tag, redelivered, route, b"\x20\x00\x00\x00\x00\x05\x01aZ??", body)])
+    assert broken.record(0).value == b"1"
+    assert "undecodable" in dict(broken.record(0).headers)
+
+
+# Dead letters
+
+
+def test_the_brokers_own_policy(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    dead = rabbitmq.queue("dead")
+    queue = rabbitmq.queue(kind=kind, x_dead_letter_exchange="", x_dead_letter_routing_key=dead)
+    rabbitmq.produce(queue, numbers(10))  # type: ignore[arg-type]
+    member = join(queue)
+    batch = gather(member.receive(10))
+    member.source.commit([batch.pick([0, 1, 3])])
+    member.source.reject([batch.pick([2, 5])])
+    member.source.commit([batch.pick([4, 6, 7, 8, 9])])
+    member.source.close()
+    assert rabbitmq.depth(queue) == 0
+    reader = join(dead)
+    reader.receive(2)
+    assert values(reader.got) == [b"2", b"5"]
+    assert reader.got[0].properties["x-death"][0]["queue"] == queue
+    assert "x-death" not in dict(reader.got[0].headers)
+
+
+def test_a_letter_that_no_queue_takes_is_an_error(rabbitmq: RabbitMQContainer) -> None:
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.open()
+        with rabbitmq.channel() as channel:
+            channel.queue_delete(dead)
+        with pytest.raises(PublishError, match="no queue takes it: NO_ROUTE"):
+            opened.publish([letter(record())])
+
+
+def test_a_full_queue_refuses_letters(rabbitmq: RabbitMQContainer) -> None:
+    dead = rabbitmq.queue(kind="classic", x_max_length=2, x_overflow="reject-publish")
+    with sink(connect(rabbitmq), dead) as opened, pytest.raises(PublishError, match="refused"):
+        opened.publish([letter(record(b"%d" % number)) for number in range(10)])
+
+
+def test_a_letter_larger_than_the_broker_takes(rabbitmq: RabbitMQContainer) -> None:
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        with pytest.raises(PublishError, match="larger than configured max size") as raised:
+            opened.publish([letter(record(b"x" * 17_000_000))])
+        assert raised.value.permanent
+        opened.publish([letter(record(b"small"))])
+    assert values(rabbitmq.read(dead)) == [b"small"]
+
+
+def test_many_letters_are_confirmed_together(rabbitmq: RabbitMQContainer, kind: str) -> None:
+    dead = rabbitmq.queue(kind=kind)
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.publish([letter(record(b"%d" % number)) for number in range(5_000)])
+    assert rabbitmq.depth(dead) == 5_000
+
+
+def test_an_alarm_blocks_letters_and_not_deliveries(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue, dead = rabbitmq.queue(), rabbitmq.queue()
+    rabbitmq.produce(queue, numbers(100))  # type: ignore[arg-type]
+    member = join(queue, in_flight=10)
+    with sink(connect(rabbitmq), dead, timeout=2) as opened:
+        opened.publish([letter(record(b"before"))])
+        rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            with pytest.raises(PublishError, match=r"not confirmed in 2 s: the broker blocks publishers \(low on memory\)"):
+                opened.publish([letter(record(b"blocked"))])
+            while len(member.got) < 100:
+                member.source.commit(member.receive(10))
+        finally:
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.6")
+        opened.publish([letter(record(b"after"))])
+    assert {b"before", b"after"} <= set(values(rabbitmq.read(dead)))
+
+
+def test_a_sink_reconnects(rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer) -> None:
+    dead = rabbitmq.queue()
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    with sink(connect(rabbitmq, proxy.address), dead, timeout=5) as opened:
+        opened.publish([letter(record(b"0"))])
+        proxy.cut()
+        with pytest.raises((PublishError, Unavailable)):
+            opened.publish([letter(record(b"1"))])
+        proxy.restore()
+        opened.publish([letter(record(b"2"))])
+        proxy.silence()
+        with pytest.raises(PublishError, match="not confirmed in 5 s"):
+            opened.publish([letter(record(b"3"))])
+        proxy.restore()
+        opened.publish([letter(record(b"4"))])
+    assert {b"0", b"2", b"4"} <= set(values(rabbitmq.read(dead)))
+
+
+# Connections
+
+
+def test_a_connection_that_is_cut_comes_back_in_order(
+    rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, join: Callable[..., Member], kind: str
+) -> None:
+    queue = rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(100))  # type: ignore[arg-type]
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    member = join(queue, address=proxy.address, in_flight=40)
+    batch = gather(member.receive(40))
+    member.source.commit([batch.take(0, 15)])
+    while rabbitmq.depth(queue) != 45:  # the acks were taken when their room has been filled again
+        member.poll(0)
+    proxy.cut()
+    poll_until_lost(member)
+    proxy.restore()
+    before = len(member.got)
+    open_again(member)
+    member.receive(40)
+    assert values(member.got)[before:] == numbers(15, 55)
+
+
+def test_silence_is_noticed(rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    member = join(queue, address=proxy.address, heartbeat="2")
+    proxy.silence("downstream")
+    began = time.monotonic()
+    assert "heartbeat" in str(poll_until_lost(member)).lower()
+    assert time.monotonic() - began < 20
+
+
+def test_heartbeats_are_sent_while_nothing_is_polled_for(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    """As behind a handler of several minutes: the loop polls for no records."""
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, [b"1"])
+    member = join(queue, heartbeat="1")
+    batches = member.receive(1)
+    for _ in range(80):
+        member.poll(0, 0.0)
+        time.sleep(0.05)
+    member.source.commit(batches)
+    member.source.close()
+    assert rabbitmq.depth(queue) == 0 and not member.revoked[:-1]
+
+
+def test_a_node_that_restarts(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
+    queue = rabbitmq.queue(kind=kind)
+    rabbitmq.produce(queue, numbers(100))  # type: ignore[arg-type]
+    member = join(queue)
+    batch = gather(member.receive(100))
+    member.source.commit([batch.take(0, 30)])
+    for _ in range(5):
+        member.poll(0, 0.05)
+    rabbitmq.stop_broker()
+    try:
+        poll_until_lost(member)
+    finally:
+        rabbitmq.start_broker()
+    before = len(member.got)
+    open_again(member)
+    member.receive(70)
+    assert values(member.got)[before:] == numbers(30, 100)
+
+
+def test_the_next_host_is_tried(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, [b"1"])
+    join(queue, address=f"127.0.0.1:1,{rabbitmq.address}").receive(1)
+
+
+def test_the_connection_has_a_name(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    join(queue)
+    join(queue, connection_name="mine")
+    named = rabbitmq.ctl("list_connections", "client_properties")
+    assert '"connection_name","group"' in named and '"connection_name","mine"' in named
+
+
+# Refusals
+
+
+def test_a_wrong_password(rabbitmq: RabbitMQContainer, caplog: pytest.LogCaptureFixture) -> None:
+    error = refusal(Connection("shop", "rabbitmq", rabbitmq.address, username="test", password="hunter2"))
+    assert isinstance(error, Refused)
+    assert str(error) == f"connection shop: {rabbitmq.address} refuses user test or its password"
+    assert not caplog.text
+
+
+def test_a_virtual_host_that_is_not_there(rabbitmq: RabbitMQContainer) -> None:
+    connection = Connection("shop", "rabbitmq", rabbitmq.address, "/nowhere", username="test", password="secret")
+    error = refusal(connection)
+    assert isinstance(error, Refused) and "no virtual host nowhere, or user test may not use it" in str(error)
+
+
+def test_no_permission(rabbitmq: RabbitMQContainer) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.ctl("add_user", f"nobody-{queue}", "secret")
+    rabbitmq.ctl("set_permissions", f"nobody-{queue}", "^$", "^$", "^$")
+    connection = Connection("shop", "rabbitmq", rabbitmq.address, username=f"nobody-{queue}", password="secret")
+    source = connector.source(SourceOptions(connection, (queue,), "group"))
+    with pytest.raises(Refused, match=f"queue {queue}: user nobody-{queue} has no permission"):
+        source.open(lambda partitions, lost: None)
+    source.close()
+
+
+def test_nobody_listens() -> None:
+    error = refusal(Connection("shop", "rabbitmq", "127.0.0.1:1"))
+    assert isinstance(error, Unavailable)
+    assert str(error) == "connection shop: 127.0.0.1:1 cannot be reached: Connection refused"
+
+
+def test_an_unknown_host() -> None:
+    error = refusal(Connection("shop", "rabbitmq", "broker.invalid"))
+    assert isinstance(error, Unavailable) and "broker.invalid:5672: no such host" in str(error)
+
+
+def test_tls_to_the_plain_port(rabbitmq: RabbitMQContainer) -> None:
+    error = refusal(Connection("shop", "amqps", rabbitmq.address))
+    assert "no TLS" in str(error) or "does not speak" in str(error) or "cannot be reached" in str(error)
+
+
+@pytest.fixture(scope="module")
+def tls(rabbitmq: RabbitMQContainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A listener on 5671 that wants certificates of one CA; the user `worker` may come in with one."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    server = authority.issue_cert("localhost")
+    server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    authority.issue_cert("worker@example.com", common_name="worker").private_key_and_cert_chain_pem.write_to_path(
+        folder / "client.pem"
+    )
+    for name in ("ca.pem", "server.pem"):
+        rabbitmq.copy_into_container(folder / name, f"/tmp/{name}")
+    rabbitmq.ctl("add_user", "worker", "unused")
+    rabbitmq.ctl("set_permissions", "worker", ".*", ".*", ".*")
+    rabbitmq.ctl("eval", "application:set_env(rabbit, auth_mechanisms, ['PLAIN', 'EXTERNAL']).")
+    rabbitmq.ctl("eval", "application:set_env(rabbit, ssl_cert_login_from, common_name).")
+    rabbitmq.get_wrapped_container().exec_run(["rabbitmq-plugins", "enable", "rabbitmq_auth_mechanism_ssl"])
+    options = '[{cacertfile,"/tmp/ca.pem"},{certfile,"/tmp/server.pem"},{keyfile,"/tmp/server.pem"},{verify,verify_peer}]'
+    rabbitmq.ctl("eval", f"rabbit_networking:start_ssl_listener(5671, {options}, 10).")
+    return folder
+
+
+def test_tls_and_a_login_by_certificate(rabbitmq: RabbitMQContainer, tls: Path) -> None:
+    queue = rabbitmq.queue()
+    hosts = f"localhost:{rabbitmq.tls_port}"
+    options = {"auth": "external", "cafile": str(tls / "ca.pem"), "certfile": str(tls / "client.pem")}
+    member = Member(connector.source(SourceOptions(Connection("shop", "amqps", hosts, options=options), (queue,), "group")))
+    rabbitmq.produce(queue, [b"1", b"x" * 300_000])
+    member.open().receive(2)
+    member.source.close()
+    assert "worker" in rabbitmq.ctl("list_users")
+
+
+def test_a_certificate_of_another_authority(rabbitmq: RabbitMQContainer, tls: Path) -> None:
+    error = refusal(Connection("shop", "amqps", f"localhost:{rabbitmq.tls_port}", username="test", password="secret"))
+    assert isinstance(error, Refused) and "its certificate is not accepted" in str(error) and "cafile=" in str(error)
+
+
+def test_a_certificate_of_another_name(rabbitmq: RabbitMQContainer, tls: Path) -> None:
+    options = {"cafile": str(tls / "ca.pem")}
+    error = refusal(Connection("shop", "amqps", f"127.0.0.1:{rabbitmq.tls_port}", options=options))
+    assert isinstance(error, Refused) and "127.0.0.1" in str(error) and "certificate" in str(error)
+
+
+def test_a_lost_connection_is_told_once(rabbitmq: RabbitMQContainer, caplog: pytest.LogCaptureFixture) -> None:
+    """pika writes ten lines of its own for it."""
+    with caplog.at_level(logging.INFO):
+        refusal(Connection("shop", "rabbitmq", "127.0.0.1:1"))
+    assert not [one for one in caplog.records if one.name.startswith("pika")]
+
+
+def test_a_source_is_what_the_type_says(rabbitmq: RabbitMQContainer) -> None:
+    with pytest.raises(AMQPError), rabbitmq.channel() as channel:
+        channel.queue_declare("never-made", passive=True)
+    assert isinstance(connector.source(SourceOptions(connect(rabbitmq), ("never-made",), "g")), RabbitMQSource)
