@@ -74,7 +74,7 @@ class Link:
         try:
             self.connection = self._connect()
         except ConnectorError:
-            self._ioloop.close()
+            self._end()
             raise
 
     def _connect(self) -> BulkConnection:
@@ -93,6 +93,8 @@ class Link:
                 self._turn(0.1)
             if self._opened:
                 return made
+            if self._lost is None:
+                made.close()
             where = f"{parameters.host}:{parameters.port}"
             failures.append(
                 rabbitmq_errors.login_failed(self._login.connection, where, self._lost or TimeoutError("no answer in time"))
@@ -158,9 +160,14 @@ class Link:
             while self.alive and self._clock() < deadline:
                 self._turn(0.05)
         finally:
-            self._ioloop.deactivate_poller()
-            self._ioloop.close()
-            self._lost = self._lost or ConnectionError("closed")
+            self._end()
+
+    def _end(self) -> None:
+        for _ in range(3):  # pika closes its socket behind the callback that says that it is closed
+            self._turn(0.0)
+        self._ioloop.deactivate_poller()
+        self._ioloop.close()
+        self._lost = self._lost or ConnectionError("closed")
 
 
 class Channel:

@@ -618,6 +618,7 @@ def tls(rabbitmq: RabbitMQContainer, tmp_path_factory: pytest.TempPathFactory) -
     rabbitmq.ctl("eval", "application:set_env(rabbit, ssl_cert_login_from, common_name).")
     rabbitmq.get_wrapped_container().exec_run(["rabbitmq-plugins", "enable", "rabbitmq_auth_mechanism_ssl"])
     options = '[{cacertfile,"/tmp/ca.pem"},{certfile,"/tmp/server.pem"},{keyfile,"/tmp/server.pem"},{verify,verify_peer}]'
+    rabbitmq.ctl("eval", f"application:set_env(rabbit, ssl_options, {options}).")
     rabbitmq.ctl("eval", f"rabbit_networking:start_ssl_listener(5671, {options}, 10).")
     return folder
 
