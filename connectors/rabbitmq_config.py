@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pika
 
+from connectors import tls
 from worker.errors import ConfigError
 from worker.interface import Connection
 
@@ -24,9 +25,8 @@ _NUMBERS: Mapping[str, type] = {
 }
 _TEXTS = ("locale",)
 _MAPPINGS = ("client_properties", "tcp_options")
-_TLS = ("cafile", "certfile", "keyfile", "keyfile_password", "server_hostname", "verify")
 _OURS = ("auth", "connection_name", "consumer_timeout", "declare", "prefetch")
-_ALL = (*_NUMBERS, *_TEXTS, *_MAPPINGS, *_TLS, *_OURS)
+_ALL = (*_NUMBERS, *_TEXTS, *_MAPPINGS, *tls.OPTIONS, *_OURS)
 
 CONSUMER_TIMEOUT = 1800.0
 """Seconds that RabbitMQ lets a delivery go without an ack, unless told otherwise."""
@@ -66,11 +66,11 @@ class Login:
         if timeout is not None and timeout <= 0:
             raise _wrong(connection, "consumer_timeout", "seconds, more than 0: the broker's own setting")
         common = _parameters(connection, given, purpose) | changes
-        tls = _tls(connection, given)
+        secure = tls.context(connection, given, wanted=connection.scheme == "amqps")
         try:
             hosts = tuple(
-                pika.ConnectionParameters(host=host, port=port, ssl_options=_options(tls, given, host), **common)
-                for host, port in _hosts(connection, tls is not None)
+                pika.ConnectionParameters(host=host, port=port, ssl_options=_options(secure, given, host), **common)
+                for host, port in _hosts(connection, secure is not None)
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"connection {connection.name}: {error}") from None
@@ -107,40 +107,20 @@ def _credentials(connection: Connection, given: Mapping[str, Any]) -> Any:
     return pika.PlainCredentials(connection.username, connection.password or "")
 
 
-def _hosts(connection: Connection, tls: bool) -> list[tuple[str, int]]:
+def _hosts(connection: Connection, secure: bool) -> list[tuple[str, int]]:
     found = []
     for one in connection.hosts.split(","):
         host, colon, port = one.strip().rpartition(":") if not one.strip().endswith("]") else (one.strip(), "", "")
         if not colon:
-            host, port = (host or port), str(5671 if tls else 5672)
+            host, port = (host or port), str(5671 if secure else 5672)
         if not port.isdigit() or not 0 < int(port) < 65_536:
             raise ConfigError(f"connection {connection.name}: {one.strip()}: {port} is no port")
         found.append((host.strip("[]"), int(port)))
     return found
 
 
-def _tls(connection: Connection, given: Mapping[str, Any]) -> ssl.SSLContext | None:
-    if connection.scheme != "amqps" and not any(name in given for name in _TLS):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=given.get("cafile"))
-    except (OSError, ssl.SSLError) as error:
-        raise _wrong(connection, "cafile", f"{given.get('cafile')} cannot be read, or is no PEM file ({error})") from None
-    if str(given.get("verify", "true")).lower() in ("false", "0", "no", "verify_none"):
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if "certfile" in given:
-        password = given.get("keyfile_password")
-        try:
-            context.load_cert_chain(given["certfile"], given.get("keyfile"), (lambda: str(password)) if password else lambda: "")
-        except (OSError, ssl.SSLError) as error:
-            raise _wrong(connection, "certfile", f"{given['certfile']} and its keyfile cannot be used ({error})") from None
-    elif "keyfile" in given:
-        raise _wrong(connection, "keyfile", "it needs a certfile=")
-    return context
-
-
-def _options(tls: ssl.SSLContext | None, given: Mapping[str, Any], host: str) -> pika.SSLOptions | None:
-    return None if tls is None else pika.SSLOptions(tls, str(given.get("server_hostname", host)))
+def _options(secure: ssl.SSLContext | None, given: Mapping[str, Any], host: str) -> pika.SSLOptions | None:
+    return None if secure is None else pika.SSLOptions(secure, str(given.get("server_hostname", host)))
 
 
 def _number(connection: Connection, given: Mapping[str, Any], name: str, kind: type) -> Any:

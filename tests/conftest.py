@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import settings
 
-from worker.testing import EmbeddedKafka, KafkaContainer, MskContainer, RabbitMQContainer, ToxiproxyContainer
+from worker.testing import ActiveMQContainer, EmbeddedKafka, KafkaContainer, MskContainer, RabbitMQContainer, ToxiproxyContainer
 from worker.testing.containers import KAFKA_IMAGE
 
 # Time is no property of our code on a machine that also runs brokers; and what fails for one must fail for all.
@@ -85,6 +85,14 @@ def rabbitmq() -> Iterator[RabbitMQContainer]:
     """Shared: a test that stops the broker starts it again."""
     need_engine()
     with RabbitMQContainer() as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQContainer]:
+    """Shared: a test that stops the broker starts it again."""
+    need_engine()
+    with ActiveMQContainer() as container:
         yield container
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.testing.activemq import ActiveMQContainer
     from worker.testing.clock import ManualClock
     from worker.testing.containers import KafkaContainer, MskContainer
     from worker.testing.fake import FakeBatch, FakeSink, FakeSource, batch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from worker.testing.toxiproxy import ToxiproxyContainer
 
 __all__ = [
+    "ActiveMQContainer",
     "EmbeddedKafka",
     "FakeBatch",
     "FakeSink",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ActiveMQContainer": "activemq",
     "EmbeddedKafka": "kafka",
     "FakeBatch": "fake",
     "FakeSink": "fake",

@@ -1,0 +1,56 @@
+"""What ActiveMQ says when something is wrong, in one line that says what to do about it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from connectors.activemq_frames import Frame, header
+from worker.errors import ConnectorError, Refused, Unavailable
+from worker.interface import Connection
+
+
+def unreachable(connection: Connection, host: str, error: BaseException) -> ConnectorError:
+    """Why no connection could be opened: `Refused` if asking again will not help."""
+    where = f"connection {connection.name}: {host}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(f"{where}: its certificate is not accepted: {error.verify_message}: see cafile= and server_hostname=")
+    if isinstance(error, ssl.SSLError):
+        return Refused(f"{where}: no TLS: {error.reason or error}: activemq+ssl:// is for the TLS port, activemq:// for 61613")
+    if isinstance(error, socket.gaierror):
+        return Unavailable(f"{where}: no such host ({error.strerror})")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{where} cannot be reached: no answer in time")
+    return Unavailable(f"{where} cannot be reached: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+
+
+def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorError:
+    """What an ERROR frame means."""
+    head, body = frame
+    message = (header(head, b"message") or b"").decode(errors="replace")
+    kind = body.decode(errors="replace").partition("\n")[0].partition(":")[0].rpartition(".")[2]
+    where = f"connection {connection.name}: {about}{': ' if about else ''}"
+    if "password is invalid" in message:
+        return Refused(f"{where}user {connection.username or 'of no name'} or its password is refused")
+    if kind == "InvalidSelectorException":
+        return Refused(f"{where}selector= cannot be read: {message}")
+    if "already connected" in message or kind == "InvalidClientIDException":
+        return Refused(
+            f"{where}a durable subscription has one consumer at a time, and its client_id is in use: {message}; "
+            "give each worker its own client_id=, or use a queue"
+        )
+    if "not authorized" in message or kind == "SecurityException":
+        return Refused(f"{where}user {connection.username} has no permission: {message}")
+    if "frame size" in message.lower() or "max frame" in message.lower() or "data length" in message.lower():
+        return Refused(f"{where}larger than the broker takes (wireFormat.maxFrameSize, maxDataLength): {message}")
+    return Unavailable(f"{where}{message or kind}")
+
+
+def foreign(connection: Connection, host: str, first: bytes) -> Refused:
+    """Something answers, but not in STOMP."""
+    known = {b"AMQP": "AMQP", b"HTTP": "HTTP"}
+    found = known.get(first[:4]) or ("OpenWire" if b"ActiveMQ" in first[:20] else None)
+    return Refused(
+        f"connection {connection.name}: {host} {f'speaks {found}' if found else 'does not speak STOMP'}: "
+        "write the port of the broker's STOMP connector (61613, with TLS 61614)"
+    )

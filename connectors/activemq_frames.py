@@ -1,0 +1,138 @@
+"""STOMP 1.2 as bytes: frames are taken apart in runs, their headers only when somebody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+Frame = tuple[bytes, bytes]
+"""As it came: the command and the header lines; the body."""
+
+_ESCAPES = ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c"))
+_END_OF_HEAD = b"\n\n"
+_CONTENT_LENGTH = b"\ncontent-length:"
+
+
+class Malformed(Exception):
+    """What came is no STOMP."""
+
+
+class Decoder:
+    """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._wanted = 0
+        """Bytes without which no frame is whole; -1: a NUL."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that end in `data`."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size < self._wanted or (self._wanted < 0 and b"\0" not in data):
+            return []
+        buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
+        frames, at = self._take(buffer)
+        rest = buffer[at:]
+        self._pieces, self._size = ([rest], len(rest)) if rest else ([], 0)
+        return frames
+
+    def _take(self, buffer: bytes) -> tuple[list[Frame], int]:
+        frames: list[Frame] = []
+        at, end = 0, len(buffer)
+        self._wanted = 0
+        while at < end:
+            first = buffer[at]
+            if first == 10 or first == 13:  # an end of line between frames is a heartbeat
+                at += 1
+                continue
+            head = buffer.find(_END_OF_HEAD, at)
+            if head < 0:
+                break
+            lines = buffer[at:head]
+            length = lines.find(_CONTENT_LENGTH)
+            if length >= 0:
+                stop = head + 2 + _number(lines, length + len(_CONTENT_LENGTH))
+                if stop >= end:
+                    self._wanted = stop + 1 - at
+                    break
+                if buffer[stop]:
+                    raise Malformed("a body is longer than its content-length")
+            else:
+                stop = buffer.find(b"\0", head + 2)
+                if stop < 0:
+                    self._wanted = -1
+                    break
+            frames.append((lines, buffer[head + 2 : stop]))
+            at = stop + 1
+        return frames, at
+
+
+def _number(lines: bytes, at: int) -> int:
+    stop = lines.find(b"\n", at)
+    digits = lines[at : stop if stop >= 0 else len(lines)]
+    if not digits.isdigit():
+        raise Malformed(f"content-length {digits!r}")
+    return int(digits)
+
+
+def command(head: bytes) -> bytes:
+    return head.partition(b"\n")[0]
+
+
+def raw(head: bytes, name: bytes) -> bytes | None:
+    """The value of the first header called `name`, as it came."""
+    at = head.find(b"\n" + name + b":")
+    if at < 0:
+        return None
+    start = at + len(name) + 2
+    stop = head.find(b"\n", start)
+    return head[start : stop if stop >= 0 else len(head)]
+
+
+def header(head: bytes, name: bytes) -> bytes | None:
+    """The value of the first header called `name`."""
+    value = raw(head, name)
+    return None if value is None else unescape(value)
+
+
+def headers(head: bytes) -> dict[str, str]:
+    """All of them; of one that is repeated, the first."""
+    found: dict[str, str] = {}
+    for line in head.split(b"\n")[1:]:
+        name, _, value = line.partition(b":")
+        found.setdefault(_text(name), _text(value))
+    return found
+
+
+def encode(command: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    lines = [escape(name.encode()) + b":" + escape(value.encode()) for name, value in headers.items()]
+    return b"\n".join([command.encode(), *lines, b"", b""]) + body + b"\0"
+
+
+def acks(ids: Iterable[bytes]) -> bytes:
+    """One ACK frame each; ids as they came."""
+    return b"".join([b"ACK\nid:" + one + b"\n\n\0" for one in ids])
+
+
+def nacks(ids: Iterable[bytes]) -> bytes:
+    return b"".join([b"NACK\nid:" + one + b"\n\n\0" for one in ids])
+
+
+def escape(value: bytes) -> bytes:
+    for plain, escaped in _ESCAPES:
+        value = value.replace(plain, escaped)
+    return value
+
+
+def unescape(value: bytes) -> bytes:
+    if b"\\" not in value:
+        return value
+    whole = value.replace(b"\\\\", b"\0")  # no header holds a NUL
+    for plain, escaped in _ESCAPES[1:]:
+        whole = whole.replace(escaped, plain)
+    return whole.replace(b"\0", b"\\")
+
+
+def _text(value: bytes) -> str:
+    return unescape(value).decode(errors="replace")

@@ -1,0 +1,240 @@
+"""One STOMP connection, pumped by whoever calls it: no thread of its own, heartbeats included."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from connectors import activemq_errors
+from connectors.activemq_config import Login
+from connectors.activemq_frames import Decoder, Frame, Malformed, command, encode, headers, raw, unescape
+from worker.errors import ConnectorError, Refused, Unavailable
+
+log = logging.getLogger("worker.activemq")
+
+_READ = 1 << 18
+_TURN = 1 << 20
+"""Bytes that one pump reads at most."""
+_REPLY = 15.0
+_CLOSE = 5.0
+_PATIENCE = 2.0
+"""The broker is late with its heartbeats when it was silent for so many of their intervals."""
+
+
+class Inbox(Protocol):
+    """Where the messages of one subscription go."""
+
+    def __call__(self, head: bytes, body: bytes) -> None: ...
+
+
+class Link:
+    """An open connection. `Unavailable` from any method: it is gone; `Refused`: the broker said no."""
+
+    def __init__(
+        self, login: Login, client_id: str | None = None, *, beats: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Connects to the first host that answers. `beats`: this side is pumped often enough to promise heartbeats."""
+        self.inboxes: dict[bytes, Inbox] = {}
+        """By subscription id; messages of others are dropped: they come again."""
+        self.about = ""
+        """What an error would be about."""
+        self.waiting: set[str] = set()
+        """Receipts that have not come."""
+        self._login = login
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._lost: ConnectorError | None = None
+        self._server: dict[str, str] | None = None
+        failures: list[ConnectorError] = []
+        for host, port in login.hosts:
+            where = f"{host}:{port}"
+            try:
+                self._connect(host, port, client_id, beats)
+                break
+            except (OSError, ssl.SSLError) as error:
+                failures.append(activemq_errors.unreachable(login.connection, where, error))
+            except ConnectorError as error:
+                self._socket.close()
+                failures.append(error)
+        else:
+            raise next((one for one in failures if isinstance(one, Refused)), failures[0])
+
+    def _connect(self, host: str, port: int, client_id: str | None, beats: bool) -> None:
+        self._lost, self._server = None, None
+        self._decoder, self._out = Decoder(), bytearray()
+        deadline = self._clock() + self._login.connect_timeout
+        self._socket = socket.create_connection((host, port), self._login.connect_timeout)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self._login.secure is not None:
+                name = self._login.server_hostname or host
+                self._socket = self._login.secure.wrap_socket(self._socket, server_hostname=name)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLIN)
+        self._heard = self._sent = self._clock()
+        self._send_every = self._hear_every = 0.0
+        beat = int(self._login.heartbeat * 1000)
+        told = {"accept-version": "1.2", "host": host, "heart-beat": f"{beat if beats else 0},{beat}"}
+        connection = self._login.connection
+        told |= {} if connection.username is None else {"login": connection.username}
+        told |= {} if connection.password is None else {"passcode": connection.password}
+        told |= {} if client_id is None else {"client-id": client_id}
+        self._first = b""
+        self._where = f"{host}:{port}"
+        self.write(encode("CONNECT", told))
+        while self._server is None:
+            if self._clock() >= deadline:
+                raise Unavailable(f"connection {connection.name}: {self._where}: no answer in {self._login.connect_timeout:g} s")
+            self.pump(0.1)
+        self._agree(self._server, beat if beats else 0, beat)
+
+    def _agree(self, server: Mapping[str, str], sends: int, wants: int) -> None:
+        """Heartbeats are as frequent as the slower side wants them."""
+        can, hopes = (int(part) if part.isdigit() else 0 for part in server.get("heart-beat", "0,0").split(","))
+        self._send_every = max(sends, hopes) / 1000 if sends and hopes else 0.0
+        self._hear_every = max(wants, can) / 1000 if wants and can else 0.0
+
+    @property
+    def server(self) -> str:
+        """What the broker calls itself."""
+        return (self._server or {}).get("server", "unknown")
+
+    @property
+    def alive(self) -> bool:
+        return self._lost is None
+
+    def pump(self, timeout: float = 0.0) -> None:
+        """Reads, writes and keeps alive; returns as soon as anything was read."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._pump(timeout)
+        except ConnectorError as error:
+            self._lose(error)
+            raise
+        except Malformed as error:
+            raise self._lose(Unavailable(f"connection {self._login.connection.name}: {error}")) from error
+        except (OSError, ssl.SSLError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise self._lose(Unavailable(f"connection {self._login.connection.name}: lost: {told}")) from error
+
+    def _lose(self, error: ConnectorError) -> ConnectorError:
+        self._lost = error
+        self._socket.close()
+        return error
+
+    def _pump(self, timeout: float) -> None:
+        now = self._clock()
+        if self._send_every and now - self._sent >= self._send_every * 0.8 and not self._out:
+            self._out += b"\n"
+        self._flush()
+        if not self._read() and timeout > 0:
+            due = self._sent + self._send_every * 0.8 - now if self._send_every else timeout
+            self._poller.modify(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
+            self._poller.poll(max(0.0, min(timeout, due)) * 1000)
+            self._flush()
+            self._read()
+        if self._hear_every and self._clock() - self._heard > self._hear_every * _PATIENCE:
+            raise Unavailable(f"connection {self._login.connection.name}: no heartbeat for {self._hear_every * _PATIENCE:g} s")
+
+    def _flush(self) -> None:
+        while self._out:
+            try:
+                sent = self._socket.send(self._out)
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return
+            del self._out[:sent]
+            self._sent = self._clock()
+
+    def _read(self) -> bool:
+        """Whether anything came."""
+        total = 0
+        while total < _TURN:
+            try:
+                data = self._socket.recv(_READ)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            if not data:
+                raise Unavailable(f"connection {self._login.connection.name}: the broker closed the connection")
+            total += len(data)
+            if self._server is None:
+                self._look_at_first(data)
+            self._dispatch(self._decoder.feed(data))
+            if len(data) < _READ and self._login.secure is None:
+                break
+        if total:
+            self._heard = self._clock()
+        return total > 0
+
+    def _look_at_first(self, data: bytes) -> None:
+        self._first += data
+        if not any(self._first.lstrip(b"\r\n").startswith(word[: len(self._first)]) for word in (b"CONNECTED", b"ERROR")):
+            raise activemq_errors.foreign(self._login.connection, self._where, self._first)
+
+    def _dispatch(self, frames: list[Frame]) -> None:
+        inboxes = self.inboxes
+        for head, body in frames:
+            if head.startswith(b"MESSAGE"):
+                inbox = inboxes.get(raw(head, b"subscription") or b"")
+                if inbox is not None:
+                    inbox(head, body)
+            elif head.startswith(b"RECEIPT"):
+                self.waiting.discard(unescape(raw(head, b"receipt-id") or b"").decode())
+            elif head.startswith(b"CONNECTED"):
+                self._server = headers(head)
+            elif head.startswith(b"ERROR"):
+                raise activemq_errors.said(self._login.connection, (head, body), self.about)
+            else:
+                raise Malformed(f"an unknown frame {command(head)[:20]!r}")
+
+    def write(self, frames: bytes) -> None:
+        """Sends as much as goes at once; the next pumps send the rest."""
+        if self._lost is not None:
+            raise self._lost
+        self._out += frames
+        try:
+            self._flush()
+        except (OSError, ssl.SSLError):
+            self.pump()  # what the broker said before it closed tells more
+
+    def receipt(self) -> str:
+        """A new receipt's name, which the broker is now expected to confirm."""
+        name = str(next(self._numbers))
+        self.waiting.add(name)
+        return name
+
+    def ask(self, command: str, headers: Mapping[str, str], body: bytes = b"", timeout: float = _REPLY) -> None:
+        """Sends a frame and waits for its receipt."""
+        name = self.receipt()
+        self.write(encode(command, {**headers, "receipt": name}, body))
+        self.wait(lambda: name not in self.waiting, timeout)
+
+    def wait(self, done: Callable[[], object], timeout: float) -> None:
+        deadline = self._clock() + timeout
+        while not done():
+            if (left := deadline - self._clock()) <= 0:
+                error = Unavailable(f"connection {self._login.connection.name}: the broker has not answered for {timeout:g} s")
+                raise self._lose(error)
+            self.pump(min(left, 0.1))
+
+    def close(self) -> None:
+        """What was written before arrives before the broker sees the end; gives up after 5 s."""
+        try:
+            if self.alive:
+                self.ask("DISCONNECT", {}, timeout=_CLOSE)
+        except ConnectorError as error:
+            log.debug("closing: %s", error)
+        finally:
+            self._lost = self._lost or Unavailable(f"connection {self._login.connection.name}: closed")
+            self._socket.close()

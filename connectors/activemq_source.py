@@ -1,0 +1,135 @@
+"""Consumes ActiveMQ's queues and durable topics over STOMP: one connection, a subscription each."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from connectors.activemq_batch import ActiveMQBatch
+from connectors.activemq_config import Login
+from connectors.activemq_link import Link
+from connectors.activemq_subscription import Subscription
+from worker.errors import ConnectorError, Unavailable
+from worker.interface import Batch, OnRevoke, Partition, SourceOptions
+
+log = logging.getLogger("worker.activemq")
+
+CLASSIC = re.compile(r"ActiveMQ/\d")
+
+
+class ActiveMQSource:
+    """Settles messages one by one, or, for a handler in order, all up to one; what it did not settle goes back when it closes."""
+
+    ordered = False
+    timestamps = True
+    patience = hold = math.inf
+
+    def __init__(self, options: SourceOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
+        self._login = Login.of(options.connection)
+        self._prefetch = self._login.prefetch or options.in_flight
+        self.limit = min(self._prefetch, self._login.limit)
+        self.flooded = False
+        self._clock = clock
+        self._link: Link | None = None
+        self._on_revoke: OnRevoke | None = None
+        self._subscriptions: dict[Partition, Subscription] = {}
+        self._warned = False
+
+    def open(self, on_revoke: OnRevoke) -> None:
+        options, login = self._options, self._login
+        self._on_revoke = on_revoke
+        durable = any(stream.startswith("topic/") for stream in options.streams)
+        client_id = login.client_id or (options.group if durable else None)
+        self._link = link = Link(login, client_id, clock=self._clock)
+        self._warn_of(link.server)
+        self._subscriptions = {
+            partition: Subscription(login, partition, self._prefetch, options.group, options.ordered)
+            for partition in (Partition(stream, 0) for stream in options.streams)
+        }
+        for subscription in self._subscriptions.values():
+            subscription.subscribe(link)
+
+    def _warn_of(self, server: str) -> None:
+        if not CLASSIC.match(server) and not self._warned:
+            self._warned = True
+            log.warning(
+                "connection %s: the broker is %s, not ActiveMQ Classic: not promised there are the prefetch (bytes on Artemis), "
+                "limit, the order of what is given back, and dead_letter=broker",
+                *(self._options.connection.name, server),
+            )
+
+    @property
+    def _open_link(self) -> Link:
+        if self._link is None:
+            raise Unavailable(f"connection {self._options.connection.name}: it is not open")
+        return self._link
+
+    def poll(self, max_records: int, timeout: float) -> list[Batch]:
+        link = self._open_link
+        deadline = self._clock() + timeout
+        link.pump()
+        while True:
+            for subscription in self._subscriptions.values():
+                if not subscription.subscribed and not subscription.paused:
+                    subscription.subscribe(link)
+            batches = self._hand_out(max_records) if max_records else []
+            if batches or (left := deadline - self._clock()) <= 0:
+                return batches
+            link.pump(left)
+
+    def _hand_out(self, most: int) -> list[Batch]:
+        batches: list[Batch] = []
+        for partition, subscription in list(self._subscriptions.items()):
+            if subscription.inbox and not subscription.paused and most > 0:
+                batches.append(subscription.take(most))
+                most -= len(batches[-1])
+                if len(self._subscriptions) > 1:  # the others come first next time
+                    self._subscriptions[partition] = self._subscriptions.pop(partition)
+        return batches
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        frames = []
+        for batch in batches:
+            assert isinstance(batch, ActiveMQBatch)
+            frames.append(self._subscriptions[batch.partition].ack(batch.native))
+        self._open_link.write(b"".join(frames))
+
+    def reject(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            assert isinstance(batch, ActiveMQBatch)
+            self._subscriptions[batch.partition].reject(self._open_link, batch.native)
+
+    def rewind(self, partition: Partition) -> None:
+        self._subscriptions[partition].unsubscribe(self._open_link)
+
+    def finish(self) -> bool:
+        return False
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self._subscriptions[partition].paused = True
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self._subscriptions[partition].paused = False
+
+    def lag(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            if link.alive and self._on_revoke is not None:
+                self._on_revoke(list(self._subscriptions), lost=False)
+        except ConnectorError as error:
+            log.debug("closing: %s", error)
+        finally:
+            self._link = None
+            self._subscriptions.clear()
+            link.close()

@@ -1,0 +1,86 @@
+"""One queue or topic that is subscribed to: what was delivered and not yet handed out, and what the broker was told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from connectors.activemq_acks import Cumulative, Individual, ack_id
+from connectors.activemq_batch import ActiveMQBatch, Message
+from connectors.activemq_config import Login, destination
+from connectors.activemq_frames import headers, nacks, raw
+from connectors.activemq_link import Link
+from worker.interface import Partition
+
+_ids = itertools.count(1)
+_NOT_SENT_AGAIN = {"ack", "subscription", "message-id", "timestamp", "redelivered", "content-length", "expires", "destination"}
+
+
+class Subscription:
+    """Begins anew under another id when what it holds was given back."""
+
+    def __init__(self, login: Login, partition: Partition, prefetch: int, name: str, ordered: bool) -> None:
+        self.partition = partition
+        self.paused = False
+        self.inbox: list[Message] = []
+        self._login = login
+        self._prefetch = prefetch
+        self._name = name
+        self._ordered = ordered
+        self._id: str | None = None
+        self._acks: Cumulative | Individual = Individual()
+        self._numbers = itertools.count()
+
+    @property
+    def subscribed(self) -> bool:
+        return self._id is not None
+
+    def subscribe(self, link: Link) -> None:
+        """From the first message that is not settled; `Refused` if the broker does not let us."""
+        # In order, what is behind a failed record waits for it anyway, so that one ACK may stand for all.
+        self._acks = Cumulative() if self._ordered else Individual()
+        self.inbox, self._numbers, self._id = [], itertools.count(), str(next(_ids))
+        told = {
+            "id": self._id,
+            "destination": destination(self.partition.stream),
+            "ack": self._acks.mode,
+            "activemq.prefetchSize": str(self._prefetch),
+            **self._login.subscribe,
+        }
+        if self.partition.stream.startswith("topic/"):
+            told["activemq.subscriptionName"] = self._name
+        link.inboxes[self._id.encode()] = self._receive
+        link.about = self.partition.stream
+        link.ask("SUBSCRIBE", told)
+        link.about = ""
+
+    def _receive(self, head: bytes, body: bytes) -> None:
+        self.inbox.append((next(self._numbers), head, body))
+
+    def take(self, most: int) -> ActiveMQBatch:
+        """Up to `most` of what was delivered."""
+        taken = self.inbox[:most]
+        del self.inbox[:most]
+        return ActiveMQBatch(self.partition, taken)
+
+    def ack(self, messages: Sequence[Message]) -> bytes:
+        return self._acks.settle(messages)
+
+    def reject(self, link: Link, messages: Sequence[Message]) -> None:
+        """To the broker's dead letters: persistent messages by a NACK. Others that would lose, so they are sent there."""
+        persistent = [one for one in messages if raw(one[1], b"persistent") == b"true"]
+        others = [one for one in messages if raw(one[1], b"persistent") != b"true"]
+        for _, head, body in others:
+            told = {name: value for name, value in headers(head).items() if name not in _NOT_SENT_AGAIN}
+            told |= {"destination": destination(self._login.dlq), "persistent": "true", "content-length": str(len(body))}
+            link.ask("SEND", told | {"originalDestination": destination(self.partition.stream)}, body)
+        link.write(nacks(map(ack_id, persistent)) + self._acks.skip(persistent))
+        if others:
+            link.write(self._acks.settle(others))
+
+    def unsubscribe(self, link: Link) -> None:
+        """Gives back what is not settled. Acks that come after it are ignored by the broker, without a word."""
+        if self._id is not None:
+            link.inboxes.pop(self._id.encode(), None)
+            link.ask("UNSUBSCRIBE", {"id": self._id})
+        self.inbox, self._id = [], None

@@ -1,0 +1,38 @@
+"""TLS for connectors whose clients take Python's own `ssl`: the same options for all of them."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from worker.errors import ConfigError
+from worker.interface import Connection
+
+OPTIONS = ("cafile", "certfile", "keyfile", "keyfile_password", "server_hostname", "verify")
+
+
+def context(connection: Connection, given: Mapping[str, Any], *, wanted: bool) -> ssl.SSLContext | None:
+    """What `given` asks for; None if it is not `wanted` and nothing asks for it. ConfigError for files that cannot be used."""
+    if not wanted and not any(name in given for name in OPTIONS):
+        return None
+    try:
+        made = ssl.create_default_context(cafile=given.get("cafile"))
+    except (OSError, ssl.SSLError) as error:
+        raise _wrong(connection, "cafile", f"{given.get('cafile')} cannot be read, or is no PEM file ({error})") from None
+    if str(given.get("verify", "true")).lower() in ("false", "0", "no", "none"):
+        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    if "certfile" in given:
+        password = str(given.get("keyfile_password", ""))
+        try:
+            # Never None: then OpenSSL would ask on the terminal.
+            made.load_cert_chain(given["certfile"], given.get("keyfile"), lambda: password)
+        except (OSError, ssl.SSLError) as error:
+            raise _wrong(connection, "certfile", f"{given['certfile']} and its keyfile cannot be used ({error})") from None
+    elif "keyfile" in given:
+        raise _wrong(connection, "keyfile", "it needs a certfile=")
+    return made
+
+
+def _wrong(connection: Connection, name: str, why: str) -> ConfigError:
+    return ConfigError(f"connection {connection.name}: {name}: {why}")
