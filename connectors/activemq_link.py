@@ -126,8 +126,18 @@ class Link:
         except Malformed as error:
             raise self._lose(Unavailable(f"connection {self._login.connection.name}: {error}")) from error
         except (OSError, ssl.SSLError) as error:
+            self._last_words()
             told = getattr(error, "strerror", None) or error
             raise self._lose(Unavailable(f"connection {self._login.connection.name}: lost: {told}")) from error
+
+    def _last_words(self) -> None:
+        """Why the broker closed, if it said so: a frame of ERROR may lie behind what could not be written."""
+        try:
+            self._read()
+        except (Refused, Malformed) as error:
+            raise self._lose(error if isinstance(error, Refused) else Unavailable(str(error))) from error
+        except (OSError, ssl.SSLError, ConnectorError):
+            pass
 
     def _lose(self, error: ConnectorError) -> ConnectorError:
         self._lost = error
@@ -178,8 +188,8 @@ class Link:
         return total > 0
 
     def _look_at_first(self, data: bytes) -> None:
-        self._first += data
-        if not any(self._first.lstrip(b"\r\n").startswith(word[: len(self._first)]) for word in (b"CONNECTED", b"ERROR")):
+        self._first = (self._first + data).lstrip(b"\r\n")
+        if not any(self._first.startswith(word[: len(self._first)]) for word in (b"CONNECTED", b"ERROR")):
             raise activemq_errors.foreign(self._login.connection, self._where, self._first)
 
     def _dispatch(self, frames: list[Frame]) -> None:
