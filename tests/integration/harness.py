@@ -11,15 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from worker.testing import KafkaContainer
+from worker.testing import ActiveMQContainer, KafkaContainer, RabbitMQContainer
 
 PATIENCE = 90.0
 KEYS = 97
@@ -32,11 +33,13 @@ app = App("faults")
 handled = os.open(os.environ["HANDLED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 begun = os.open(os.environ["HANDLED"] + ".begun", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-@app.handler("kafka:" + os.environ["TOPIC"], batch_size=int(os.environ["BATCH_SIZE"]), window=0.1)
+@app.handler(os.environ["STREAM"], batch_size=int(os.environ["BATCH_SIZE"]), window=0.1)
 def write(batch: Batch) -> None:
     os.write(begun, b"begun\\n")
     time.sleep(float(os.environ["PAUSE"]))
-    lines = (f"{r.partition.id} {r.id} {r.key.decode()} {r.value.decode()} {os.getpid()}\\n" for r in batch)
+    # A queue has no offsets: there the numbers themselves are the order.
+    where = (r.id if os.environ["STREAM"].startswith("kafka:") else r.value.decode() for r in batch)
+    lines = (f"{r.partition.id} {at} {(r.key or b"-").decode()} {r.value.decode()} {os.getpid()}\\n" for r, at in zip(batch, where))
     os.write(handled, "".join(lines).encode())
 """
 
@@ -215,34 +218,34 @@ class WorkerProcess:
         return self.log.read_text(errors="replace")
 
 
-class Stage:
-    """A topic, its journal, and the workers that a test starts on it."""
+class Stage(ABC):
+    """A stream, its journal, and the workers that a test starts on it."""
 
-    def __init__(self, kafka: KafkaContainer, folder: Path, *, partitions: int = 4) -> None:
-        self.kafka = kafka
+    def __init__(self, folder: Path, stream: str) -> None:
+        """`stream`: `connection:name`."""
         self.folder = folder
-        self.topic = kafka.topic("faults", partitions)
-        self.group = f"group-of-{self.topic}"
+        self.stream = stream
         self.journal = Journal(folder / "handled")
         self.workers: list[WorkerProcess] = []
         (folder / "faults.py").write_text(APP)
 
-    def load(self, limit: int | None = None, pace: float = 0.01) -> Load:
-        load = Load(self.kafka.bootstrap, self.topic, limit, pace)
-        load.start()
-        return load
+    @abstractmethod
+    def environ(self) -> dict[str, str]:
+        """What a worker must be told to reach the stream."""
+
+    @abstractmethod
+    def settled(self) -> bool:
+        """The broker would deliver nothing again."""
 
     def worker(self, *, pause: float = 0.1, batch_size: int = 300, **environ: str) -> WorkerProcess:
         """`pause`: seconds that the handler takes for a batch."""
         settings = {
-            "WORKER_CONNECTIONS__KAFKA": f"{self.kafka.url}?session.timeout.ms=6000&heartbeat.interval.ms=500",
-            "WORKER_HANDLERS__WRITE__GROUP": self.group,
             "HANDLED": str(self.journal.path),
-            "TOPIC": self.topic,
+            "STREAM": self.stream,
             "PAUSE": str(pause),
             "BATCH_SIZE": str(batch_size),
         }
-        self.workers.append(WorkerProcess(self.folder, settings | environ, len(self.workers)))
+        self.workers.append(WorkerProcess(self.folder, self.environ() | settings | environ, len(self.workers)))
         return self.workers[-1]
 
     def handled(self, count: int) -> None:
@@ -262,13 +265,56 @@ class Stage:
         ends = (f"--- {worker.log.name}, exit {worker.process.poll()}\n{worker.told()[-2000:]}" for worker in self.workers)
         return "\n".join([f"{len(self.journal.lines())} lines in the journal", *ends])
 
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.running:
+                worker.kill()
+
+
+class KafkaStage(Stage):
+    def __init__(self, kafka: KafkaContainer, folder: Path, *, partitions: int = 4) -> None:
+        self.kafka = kafka
+        self.topic = kafka.topic("faults", partitions)
+        self.group = f"group-of-{self.topic}"
+        super().__init__(folder, f"kafka:{self.topic}")
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "WORKER_CONNECTIONS__KAFKA": f"{self.kafka.url}?session.timeout.ms=6000&heartbeat.interval.ms=500",
+            "WORKER_HANDLERS__WRITE__GROUP": self.group,
+        }
+
+    def load(self, limit: int | None = None, pace: float = 0.01) -> Load:
+        load = Load(self.kafka.bootstrap, self.topic, limit, pace)
+        load.start()
+        return load
+
     def settled(self) -> bool:
         """The group stands at the end of every partition that has records."""
         ends = {partition: end for partition, end in self.kafka.ends(self.topic).items() if end}
         committed = self.kafka.committed(self.group, self.topic)
         return all(committed.get(partition) == end for partition, end in ends.items())
 
-    def close(self) -> None:
-        for worker in self.workers:
-            if worker.running:
-                worker.kill()
+
+class QueueStage(Stage):
+    """A queue with `count` numbered records in it, of no key: one key of ActiveMQ is one consumer's."""
+
+    def __init__(self, broker: RabbitMQContainer | ActiveMQContainer, folder: Path, count: int, **queue: Any) -> None:
+        """`queue`: what RabbitMQ's queue is declared with."""
+        self.broker = broker
+        self.name = "rabbitmq" if isinstance(broker, RabbitMQContainer) else "activemq"
+        self.queue = broker.queue("faults", **queue)
+        self.produced = range(count)
+        self.address = broker.address
+        self.options = ""
+        """The query of the connection's URL."""
+        super().__init__(folder, f"{self.name}:{self.queue}")
+        broker.produce(self.queue, [b"%d" % number for number in self.produced])
+
+    def environ(self) -> dict[str, str]:
+        url = self.broker.url.replace(self.broker.address, self.address)
+        return {f"WORKER_CONNECTIONS__{self.name.upper()}": url + self.options}
+
+    def settled(self) -> bool:
+        """The queue is empty, also of what was in hands that are gone."""
+        return self.broker.read(self.queue) == []

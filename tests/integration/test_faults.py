@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 
-from tests.integration.harness import Count, Stage, reconcile, until
+from tests.integration.harness import Count, KafkaStage, reconcile, until
 from worker.testing import KafkaContainer
 
 BATCH, PAUSE = 300, 0.1
@@ -23,26 +23,14 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def stage(kafka: KafkaContainer, tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(kafka, tmp_path)
+def stage(kafka: KafkaContainer, tmp_path: Path) -> Iterator[KafkaStage]:
+    made = KafkaStage(kafka, tmp_path)
     yield made
     made.close()
 
 
-@pytest.fixture
-def report(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[Count], None]:
-    def report(count: Count) -> None:
-        with capsys.disabled():
-            print(
-                f"\n{request.node.name}: {count.produced} produced, {len(count.lost)} lost, {count.skips} skipped, "
-                f"{count.duplicates} duplicates, {count.restarts} restarts"
-            )
-
-    return report
-
-
 @pytest.mark.parametrize("interval", [1.0, 0.05])
-def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[Count], None], interval: float) -> None:
+def test_a_worker_that_is_killed_loses_nothing(stage: KafkaStage, report: Callable[[Count], None], interval: float) -> None:
     """And repeats no more than what was in flight or finished in the last `commit_interval`."""
     produced = stage.load(limit=20_000, pace=0).finish()
     rate, kills = BATCH / PAUSE, (4_000, 8_000, 12_000)
@@ -61,7 +49,7 @@ def test_a_worker_that_is_killed_loses_nothing(stage: Stage, report: Callable[[C
     assert stage.settled()
 
 
-def test_workers_that_join_and_leave_under_load(stage: Stage, report: Callable[[Count], None]) -> None:
+def test_workers_that_join_and_leave_under_load(stage: KafkaStage, report: Callable[[Count], None]) -> None:
     load = stage.load()
     first = stage.worker(**ALL_AT_ONCE)
     stage.working(first)
@@ -84,7 +72,7 @@ def test_workers_that_join_and_leave_under_load(stage: Stage, report: Callable[[
     assert stage.settled()
 
 
-def test_workers_that_come_and_go_orderly_repeat_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
+def test_workers_that_come_and_go_orderly_repeat_nothing(stage: KafkaStage, report: Callable[[Count], None]) -> None:
     load = stage.load()
     workers = [stage.worker(**ALL_AT_ONCE)]
     stage.working(*workers)
@@ -103,7 +91,7 @@ def test_workers_that_come_and_go_orderly_repeat_nothing(stage: Stage, report: C
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_broker_that_restarts_under_load(stage: Stage, report: Callable[[Count], None], how: str) -> None:
+def test_a_broker_that_restarts_under_load(stage: KafkaStage, report: Callable[[Count], None], how: str) -> None:
     load = stage.load()
     worker = stage.worker()
     stage.handled(500)
@@ -126,7 +114,7 @@ def test_a_handler_slower_than_the_session_keeps_its_partition(
     kafka: KafkaContainer, tmp_path: Path, report: Callable[[Count], None], request: pytest.FixtureRequest
 ) -> None:
     """Ten seconds a batch with a session of six: the member stays the same and the group stable all the time."""
-    stage = Stage(kafka, tmp_path, partitions=1)
+    stage = KafkaStage(kafka, tmp_path, partitions=1)
     request.addfinalizer(stage.close)
     admin = AdminClient(stage.kafka.client)
 
@@ -151,7 +139,7 @@ def test_a_handler_slower_than_the_session_keeps_its_partition(
     assert stage.settled()
 
 
-def test_a_clean_stop_repeats_nothing(stage: Stage, report: Callable[[Count], None]) -> None:
+def test_a_clean_stop_repeats_nothing(stage: KafkaStage, report: Callable[[Count], None]) -> None:
     load = stage.load()
     for _ in range(3):
         worker = stage.worker(**ALL_AT_ONCE)
@@ -168,7 +156,7 @@ def test_a_clean_stop_repeats_nothing(stage: Stage, report: Callable[[Count], No
     assert stage.settled()
 
 
-def test_a_second_signal_does_not_wait(stage: Stage, report: Callable[[Count], None]) -> None:
+def test_a_second_signal_does_not_wait(stage: KafkaStage, report: Callable[[Count], None]) -> None:
     produced = stage.load(limit=1_000, pace=0).finish()
     worker = stage.worker(pause=60)
     stage.until(lambda: stage.journal.begun() == 1)
