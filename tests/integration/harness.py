@@ -39,7 +39,8 @@ def write(batch: Batch) -> None:
     time.sleep(float(os.environ["PAUSE"]))
     # A queue has no offsets: there the numbers themselves are the order.
     where = (r.id if os.environ["STREAM"].startswith("kafka:") else r.value.decode() for r in batch)
-    lines = (f"{r.partition.id} {at} {(r.key or b"-").decode()} {r.value.decode()} {os.getpid()}\\n" for r, at in zip(batch, where))
+    keys = ((r.key or b"-").decode() for r in batch)
+    lines = (f"{r.partition.id} {at} {key} {r.value.decode()} {os.getpid()}\\n" for r, at, key in zip(batch, where, keys))
     os.write(handled, "".join(lines).encode())
 """
 
