@@ -29,8 +29,8 @@ def login_failed(connection: Connection, host: str, error: BaseException) -> Con
             return Refused(f"{where}: its certificate is not accepted: {cause.verify_message}: see cafile= and server_hostname=")
         if isinstance(cause, ssl.SSLError):
             return Refused(f"{where}: no TLS: {cause.reason or cause}: amqps:// is for the TLS port, 5671, rabbitmq:// for 5672")
-        if isinstance(cause, exceptions.IncompatibleProtocolError):
-            return Refused(f"{where} does not speak AMQP 0-9-1: is it RabbitMQ's port (5672, with TLS 5671)?")
+        if isinstance(cause, exceptions.IncompatibleProtocolError):  # also while the broker starts or stops
+            return Unavailable(f"{where} closed the connection before a login: is it RabbitMQ's port (5672, with TLS 5671)?")
         if isinstance(cause, socket.gaierror):
             return Unavailable(f"{where}: no such host ({cause.strerror})")
     return Unavailable(f"{where} cannot be reached: {reason(causes[-1])}")

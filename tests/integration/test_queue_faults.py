@@ -90,17 +90,17 @@ def test_several_workers_share_a_queue(make: Make, report: Callable[[Count], Non
 
 def test_in_order_one_after_the_other(make: Make, report: Callable[[Count], None]) -> None:
     """Of two workers one is active; it is stopped, killed, and stopped again, and the next goes on where it was."""
-    stage = make(3_000, alone=True)
-    first = stage.worker(pause=PAUSE, batch_size=BATCH, **IN_ORDER)
+    stage = make(10_000, alone=True)
+    first = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
     stage.working(first)
-    second = stage.worker(pause=PAUSE, batch_size=BATCH, **IN_ORDER)
+    second = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
     stage.until(lambda: "group" in second.told())
-    time.sleep(1.0)  # nothing shows that it waits
+    time.sleep(0.5)  # nothing shows that it waits
     assert first.stop() == 0, stage.story()
     stage.working(second)
-    third = stage.worker(pause=PAUSE, batch_size=BATCH, **IN_ORDER)
+    third = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
     stage.until(lambda: "group" in third.told())
-    time.sleep(1.0)
+    time.sleep(0.5)
     second.kill()
     stage.working(third)
     assert third.stop() == 0, stage.story()
