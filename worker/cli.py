@@ -120,6 +120,7 @@ def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path 
         return
     for one in told:
         click.echo(f"{one['handler']}: {', '.join(one['streams'])} of {one['connection']}, group {one['group']}")
+        click.echo(f"  order: {one['order']}")
         click.echo(f"  dead letters: {one['dead_letter'] or 'none'}")
         for name, value in one["options"].items():
             click.echo(f"  {name} = {value}")

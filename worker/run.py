@@ -275,7 +275,7 @@ def run_until_signal(worker: Worker) -> int:
 def describe(settings: HandlerSettings) -> dict[str, Any]:
     """What `worker check` says of a handler; raises ConfigError for what only its connector can tell."""
     options = settings.options
-    make_source(settings)
+    source = make_source(settings)
     make_sink(settings)
     dead = settings.dead_letter
     warnings = []
@@ -283,7 +283,10 @@ def describe(settings: HandlerSettings) -> dict[str, Any]:
         warnings.append(
             "an invalid value will stop this handler: set dead_letter= to keep such records, or retries= to discard them"
         )
+    if not source.ordered and options.ordered:
+        warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
     return {
+        "order": "of each partition" if source.ordered else "within one worker" if options.ordered else "none, it is a queue",
         "handler": settings.name,
         "connection": str(settings.connection),
         "streams": list(settings.streams),
