@@ -1,4 +1,4 @@
-"""Amazon MSK keeps Kafka's contract, with tokens and with passwords."""
+"""Amazon MSK keeps Kafka's contract, logged in with tokens; what passwords and certificates change is only the login."""
 
 from __future__ import annotations
 
@@ -82,9 +82,3 @@ class TestIam(Contract):
     @pytest.fixture
     def broker(self, msk: MskContainer, ca: Path) -> Broker:
         return MskBroker(msk, connect(msk, "IAM", ca, **IAM))
-
-
-class TestScram(Contract):
-    @pytest.fixture
-    def broker(self, msk: MskContainer, ca: Path) -> Broker:
-        return MskBroker(msk, connect(msk, "SCRAM", ca, "user"))

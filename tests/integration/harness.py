@@ -304,6 +304,7 @@ class QueueStage(Stage):
         """`queue`: what RabbitMQ's queue is declared with."""
         self.broker = broker
         self.name = "rabbitmq" if isinstance(broker, RabbitMQContainer) else "activemq"
+        self.kind = queue.get("kind", self.name)
         self.queue = broker.queue("faults", **queue)
         self.produced = range(count)
         self.address = broker.address

@@ -110,7 +110,7 @@ def test_three_brokers_in_one_process(mixed: Mixed) -> None:
     assert mixed.rabbitmq.read(mixed.queue) == [] and mixed.activemq.read(mixed.other) == []
 
 
-def test_check_says_what_each_connection_is(rabbitmq: RabbitMQContainer, activemq: ActiveMQContainer, tmp_path: Path) -> None:
+def test_check_says_what_each_connection_is(tmp_path: Path) -> None:
     """Settings only: no broker is asked."""
     (tmp_path / "shop.py").write_text(
         "from worker import App, Batch\n"
@@ -122,4 +122,4 @@ def test_check_says_what_each_connection_is(rabbitmq: RabbitMQContainer, activem
     )
     command = [sys.executable, "-m", "worker", "check", "shop:app", "--json"]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert {json.loads(line)["connection"] for line in told.splitlines()} >= {"amqp://h", "activemq://h", "msk://h"}
+    assert {one["connection"] for one in json.loads(told)} == {"amqp://h", "activemq://h", "msk://h"}

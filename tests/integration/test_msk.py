@@ -100,6 +100,16 @@ def test_temporary_credentials(strict: tuple[MskContainer, Path]) -> None:
     sink.close()
 
 
+def test_a_password(strict: tuple[MskContainer, Path]) -> None:
+    container, ca = strict
+    topic = Behind(container).topic("scram")
+    login = connect(container, "SCRAM", ca, "user")
+    Behind(container).produce(topic, [b"1"])
+    member = Member(connector.source(SourceOptions(login, (topic,), "scram"))).open()
+    member.receive(1)
+    member.source.close()
+
+
 def test_mutual_tls(msk: MskContainer, tmp_path: Path) -> None:
     ca = msk.pem("ca.pem", tmp_path)
     files = {"ssl.certificate.location": msk.pem("client.pem", tmp_path), "ssl.key.location": msk.pem("client.key", tmp_path)}
