@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from connectors.activemq_batch import Message
-from connectors.activemq_frames import acks, raw
+from connectors.activemq_frames import ACK, acks, raw
 
 
 class Cumulative:
@@ -57,6 +57,6 @@ class Individual:
 
 def ack_id(message: Message) -> bytes:
     """As it came, for it goes back as it is."""
-    found = raw(message[1], b"ack")
+    found = raw(message[1], ACK)
     assert found is not None, "a message without an ack header"
     return found

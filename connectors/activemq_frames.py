@@ -11,6 +11,9 @@ _ESCAPES = ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c"))
 _END_OF_HEAD = b"\n\n"
 _CONTENT_LENGTH = b"\ncontent-length:"
 
+# As they stand in a head, for `raw`.
+ACK, SUBSCRIPTION, RECEIPT_ID, PERSISTENT = b"\nack:", b"\nsubscription:", b"\nreceipt-id:", b"\npersistent:"
+
 
 class Malformed(Exception):
     """What came is no STOMP."""
@@ -81,18 +84,18 @@ def command(head: bytes) -> bytes:
 
 
 def raw(head: bytes, name: bytes) -> bytes | None:
-    """The value of the first header called `name`, as it came."""
-    at = head.find(b"\n" + name + b":")
+    """The value of the first header that begins with `name`, a line's end and a colon around it; as it came."""
+    at = head.find(name)
     if at < 0:
         return None
-    start = at + len(name) + 2
+    start = at + len(name)
     stop = head.find(b"\n", start)
     return head[start : stop if stop >= 0 else len(head)]
 
 
 def header(head: bytes, name: bytes) -> bytes | None:
     """The value of the first header called `name`."""
-    value = raw(head, name)
+    value = raw(head, b"\n" + name + b":")
     return None if value is None else unescape(value)
 
 

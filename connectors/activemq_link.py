@@ -9,11 +9,21 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from connectors import activemq_errors
 from connectors.activemq_config import Login
-from connectors.activemq_frames import Decoder, Frame, Malformed, command, encode, headers, raw, unescape
+from connectors.activemq_frames import (
+    RECEIPT_ID,
+    SUBSCRIPTION,
+    Decoder,
+    Frame,
+    Malformed,
+    command,
+    encode,
+    headers,
+    raw,
+    unescape,
+)
 from worker.errors import ConnectorError, Refused, Unavailable
 
 log = logging.getLogger("worker.activemq")
@@ -27,12 +37,6 @@ _PATIENCE = 2.0
 """The broker is late with its heartbeats when it was silent for so many of their intervals."""
 
 
-class Inbox(Protocol):
-    """Where the messages of one subscription go."""
-
-    def __call__(self, head: bytes, body: bytes) -> None: ...
-
-
 class Link:
     """An open connection. `Unavailable` from any method: it is gone; `Refused`: the broker said no."""
 
@@ -40,7 +44,7 @@ class Link:
         self, login: Login, client_id: str | None = None, *, beats: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Connects to the first host that answers. `beats`: this side is pumped often enough to promise heartbeats."""
-        self.inboxes: dict[bytes, Inbox] = {}
+        self.inboxes: dict[bytes, list[Frame]] = {}
         """By subscription id; messages of others are dropped: they come again."""
         self.about = ""
         """What an error would be about."""
@@ -194,13 +198,14 @@ class Link:
 
     def _dispatch(self, frames: list[Frame]) -> None:
         inboxes = self.inboxes
-        for head, body in frames:
+        for frame in frames:
+            head, body = frame
             if head.startswith(b"MESSAGE"):
-                inbox = inboxes.get(raw(head, b"subscription") or b"")
+                inbox = inboxes.get(raw(head, SUBSCRIPTION) or b"")
                 if inbox is not None:
-                    inbox(head, body)
+                    inbox.append(frame)
             elif head.startswith(b"RECEIPT"):
-                self.waiting.discard(unescape(raw(head, b"receipt-id") or b"").decode())
+                self.waiting.discard(unescape(raw(head, RECEIPT_ID) or b"").decode())
             elif head.startswith(b"CONNECTED"):
                 self._server = headers(head)
             elif head.startswith(b"ERROR"):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from connectors.activemq_acks import Cumulative, Individual, ack_id
 from connectors.activemq_batch import ActiveMQBatch, Message
 from connectors.activemq_config import Login, destination
-from connectors.activemq_frames import headers, nacks, raw
+from connectors.activemq_frames import PERSISTENT, Frame, headers, nacks, raw
 from connectors.activemq_link import Link
 from worker.interface import Partition
 
@@ -22,14 +22,15 @@ class Subscription:
     def __init__(self, login: Login, partition: Partition, prefetch: int, name: str, ordered: bool) -> None:
         self.partition = partition
         self.paused = False
-        self.inbox: list[Message] = []
+        self.inbox: list[Frame] = []
         self._login = login
         self._prefetch = prefetch
         self._name = name
         self._ordered = ordered
         self._id: str | None = None
         self._acks: Cumulative | Individual = Individual()
-        self._numbers = itertools.count()
+        self._taken = 0
+        """How many were handed out: the number of the next one."""
 
     @property
     def subscribed(self) -> bool:
@@ -39,7 +40,7 @@ class Subscription:
         """From the first message that is not settled; `Refused` if the broker does not let us."""
         # In order, what is behind a failed record waits for it anyway, so that one ACK may stand for all.
         self._acks = Cumulative() if self._ordered else Individual()
-        self.inbox, self._numbers, self._id = [], itertools.count(), str(next(_ids))
+        self.inbox, self._taken, self._id = [], 0, str(next(_ids))
         told = {
             "id": self._id,
             "destination": destination(self.partition.stream),
@@ -49,18 +50,16 @@ class Subscription:
         }
         if self.partition.stream.startswith("topic/"):
             told["activemq.subscriptionName"] = self._name
-        link.inboxes[self._id.encode()] = self._receive
+        link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
         link.ask("SUBSCRIBE", told)
         link.about = ""
 
-    def _receive(self, head: bytes, body: bytes) -> None:
-        self.inbox.append((next(self._numbers), head, body))
-
     def take(self, most: int) -> ActiveMQBatch:
         """Up to `most` of what was delivered."""
-        taken = self.inbox[:most]
+        taken = [(number, head, body) for number, (head, body) in enumerate(self.inbox[:most], self._taken)]
         del self.inbox[:most]
+        self._taken += len(taken)
         return ActiveMQBatch(self.partition, taken)
 
     def ack(self, messages: Sequence[Message]) -> bytes:
@@ -68,8 +67,8 @@ class Subscription:
 
     def reject(self, link: Link, messages: Sequence[Message]) -> None:
         """To the broker's dead letters: persistent messages by a NACK. Others that would lose, so they are sent there."""
-        persistent = [one for one in messages if raw(one[1], b"persistent") == b"true"]
-        others = [one for one in messages if raw(one[1], b"persistent") != b"true"]
+        persistent = [one for one in messages if raw(one[1], PERSISTENT) == b"true"]
+        others = [one for one in messages if raw(one[1], PERSISTENT) != b"true"]
         for _, head, body in others:
             told = {name: value for name, value in headers(head).items() if name not in _NOT_SENT_AGAIN}
             told |= {"destination": destination(self._login.dlq), "persistent": "true", "content-length": str(len(body))}
