@@ -22,7 +22,10 @@ from worker.settings import load
 SIZE = 200
 KINDS = {"quorum": "rabbitmq", "classic": "rabbitmq", "persistent": "activemq", "non-persistent": "activemq"}
 BATCH = {"rabbitmq": 500, "activemq": 100}
-PEERS = {"rabbitmq": ["select"], "activemq": ["socket", "stomp_py"]}
+PEERS = {"rabbitmq": ["select", "c", "aio_pika", "faststream"], "activemq": ["socket", "stomp_py"]}
+"""Those that are not installed are left out."""
+SLOW = {"aio_pika": 10, "faststream": 20}
+"""Read so many times fewer messages."""
 
 
 # What is measured, each in a process of its own
@@ -67,6 +70,76 @@ def select(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     parameters = pika.URLParameters(url.replace("rabbitmq://", "amqp://"))
     connection = pika.SelectConnection(parameters, on_open_callback=lambda made: made.channel(on_open_callback=opened))
     connection.ioloop.start()
+    return meter.result()
+
+
+def c(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """librabbitmq, where there is a compiler and its header."""
+    import tempfile
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/consume"
+        built = subprocess.run(
+            ["cc", "-O2", "-o", program, str(ROOT / "benchmarks/consume.c"), "-lrabbitmq"], capture_output=True
+        )
+        if built.returncode:
+            raise ImportError("librabbitmq")
+        told = [parts.hostname, parts.port, parts.username, parts.password, queue, messages, batch]
+        done = subprocess.run([program, *map(str, told)], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def aio_pika(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """Its iterator, an ack of `multiple` for each batch."""
+    import asyncio
+
+    import aio_pika
+
+    meter = Meter(messages)
+
+    async def read() -> None:
+        connection = await aio_pika.connect(url.replace("rabbitmq://", "amqp://"))
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=4 * batch)
+        source = await channel.declare_queue(queue, passive=True)
+        seen = 0
+        async with source.iterator() as iterator:
+            async for message in iterator:
+                seen += 1
+                if seen % batch == 0:
+                    await message.ack(multiple=True)
+                    meter.add(batch)
+                    if meter.done:
+                        break
+        await connection.close()
+
+    asyncio.run(read())
+    return meter.result()
+
+
+def faststream(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """A subscriber; it knows no batches of RabbitMQ."""
+    import asyncio
+    import logging
+
+    from faststream import FastStream
+    from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
+
+    meter = Meter(messages)
+    broker = RabbitBroker(url.replace("rabbitmq://", "amqp://"), logger=None, default_channel=Channel(prefetch_count=4 * batch))
+    app = FastStream(broker, logger=None)
+    logging.disable(logging.CRITICAL)
+
+    @broker.subscriber(RabbitQueue(queue, declare=False))
+    async def count(body: bytes) -> None:
+        meter.add(1)
+        if meter.done:
+            app.exit()
+
+    asyncio.run(app.run())
     return meter.result()
 
 
@@ -137,6 +210,26 @@ def letters(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     return meter.result()
 
 
+def sleeping(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """Ours behind a handler that sleeps, for 20 s: memory over what it was before it was opened."""
+    import threading
+
+    from benchmarks.meter import memory
+    from worker.run import Worker
+
+    app = App("bench", connections={"q": url})
+
+    def sleep(batch: Batch) -> None:
+        time.sleep(1.0)
+
+    app.handler(f"q:{queue}", batch_size=batch)(sleep)
+    worker = Worker(app, load(app, environ={}))
+    idle = memory()
+    threading.Timer(20.0, lambda: worker.stop(now=True)).start()
+    worker.run()
+    return {"peak_over_idle_mib": memory("VmHWM") - idle}
+
+
 def one_by_one(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     """BlockingConnection, which waits for each confirm."""
     import pika
@@ -153,7 +246,7 @@ def one_by_one(url: str, queue: str, messages: int, batch: int) -> dict[str, Any
 
 
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
-    run.__name__: run for run in (ours, select, socket, stomp_py, letters, one_by_one)
+    run.__name__: run for run in (ours, select, c, aio_pika, faststream, socket, stomp_py, letters, one_by_one, sleeping)
 }
 
 
@@ -172,6 +265,8 @@ def _with_handler(app: App) -> App:
 def measure(run: str, **told: Any) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.queues", "--run", json.dumps({"run": run, **told})]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if done.returncode and ("ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr):
+        return {}
     if done.returncode:
         raise click.ClickException(f"{run} ended with {done.returncode}: {done.stderr[-1000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -236,10 +331,15 @@ def one_kind(kind: str, broker: str, url: str, pairs: int, messages: int) -> Non
     for number in range(pairs):
         for name in ["ours", *PEERS[broker]]:
             queue = f"bench.{kind}.{name}.{number}.{time.time_ns()}"
-            fill(kind, url, queue, messages)
-            result = measure(name, url=url, queue=queue, messages=messages, batch=BATCH[broker])
-            found.setdefault(name, []).append(result)
+            many = messages // SLOW.get(name, 1)
+            fill(kind, url, queue, many)
+            if result := measure(name, url=url, queue=queue, messages=many, batch=BATCH[broker]):
+                found.setdefault(name, []).append(result)
     _show(f"{broker}, {kind}", found)
+    queue = f"bench.{kind}.sleeping.{time.time_ns()}"
+    fill(kind, url, queue, 10 * messages)
+    over = measure("sleeping", url=url, queue=queue, messages=0, batch=BATCH[broker])["peak_over_idle_mib"]
+    click.echo(f"{broker}, {kind}: {10 * messages:,} waiting behind a handler that sleeps: {over:.0f} MiB over idle")
 
 
 def letters_beside_one_by_one(url: str, pairs: int, messages: int) -> dict[str, list[dict[str, Any]]]:
