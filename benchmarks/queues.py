@@ -297,7 +297,7 @@ def fill(kind: str, url: str, queue: str, messages: int) -> None:
     from connectors.activemq_frames import encode
     from connectors.activemq_link import Link
 
-    link = Link(Login.of(_connection(url)))
+    link = Link(Login.of(_connection(url)), beats=False)
     told = {"destination": f"/queue/{queue}", "persistent": str(kind == "persistent").lower(), "content-length": str(SIZE)}
     for _ in range(many // 1_000):
         link.write(encode("SEND", told, b"x" * SIZE) * 999)
