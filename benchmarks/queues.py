@@ -336,6 +336,8 @@ def one_kind(kind: str, broker: str, url: str, pairs: int, messages: int) -> Non
             if result := measure(name, url=url, queue=queue, messages=many, batch=BATCH[broker]):
                 found.setdefault(name, []).append(result)
     _show(f"{broker}, {kind}", found)
+    if kind == "non-persistent":  # which the broker keeps in its own memory
+        return
     queue = f"bench.{kind}.sleeping.{time.time_ns()}"
     fill(kind, url, queue, 10 * messages)
     over = measure("sleeping", url=url, queue=queue, messages=0, batch=BATCH[broker])["peak_over_idle_mib"]
