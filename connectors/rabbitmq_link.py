@@ -160,6 +160,8 @@ class Link:
             while self.alive and self._clock() < deadline:
                 self._turn(0.05)
         finally:
+            if self.connection._transport is not None:  # the broker did not answer: it blocks us, or nobody is there
+                self.connection._transport.abort()
             self._end()
 
     def _end(self) -> None:
