@@ -13,6 +13,7 @@ query or the mapping:
 
 from __future__ import annotations
 
+from connectors.activemq_browse import browse as browse
 from connectors.activemq_sink import ActiveMQSink
 from connectors.activemq_source import ActiveMQSource
 from worker.errors import ConfigError

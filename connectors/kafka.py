@@ -15,6 +15,7 @@ import re
 from datetime import datetime
 
 from connectors import kafka_config
+from connectors.kafka_browse import browse as browse
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError

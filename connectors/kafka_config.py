@@ -59,6 +59,10 @@ class ClientLog:
         self._logger.debug(message, *arguments)
 
 
+_BRIEF = 6_000
+"""The least that brokers allow, by default."""
+
+
 def is_embedded(connection: Connection) -> bool:
     return connection.hosts.partition(":")[0] == kafka_embedded.HOST
 
@@ -99,6 +103,8 @@ def consumer_config(options: SourceOptions) -> dict[str, Any]:
         defaults["partition.assignment.strategy"] = "cooperative-sticky"
         if is_embedded(connection):
             defaults["session.timeout.ms"] = kafka_embedded.SESSION
+        elif options.brief:
+            defaults |= {"session.timeout.ms": _BRIEF, "heartbeat.interval.ms": _BRIEF // 3}
     ours = {
         "group.id": options.group,
         "enable.auto.commit": False,

@@ -14,8 +14,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from connectors import kafka_config
 from connectors.kafka_errors import MISSING, Explain
+from connectors.kafka_reach import Ear, reach
 from worker.errors import PublishError, Refused
-from worker.interface import DeadLetter, SinkOptions
+from worker.interface import DeadLetter, Record, SinkOptions
 
 log = logging.getLogger("worker.kafka")
 
@@ -49,14 +50,16 @@ class KafkaSink:
         self._explain = Explain(options.connection.name, self._config, stream=options.stream, operation="Write")
         self._lock = threading.Lock()
         self._producer: Producer | None = None
-        self._reason: KafkaError | None = None
-        self._all_down = False
+        self._ear = Ear()
+        self._partitions = 0
 
     def open(self) -> None:
         servers = kafka_config.servers(self._options.connection)
         try:
             producer = self._connected()
-            topic = self._reach(producer, servers)
+            topic = reach(producer, self._options.stream, servers, self._explain, self._ear, self._clock).topics[
+                self._options.stream
+            ]
         except KafkaException as error:
             raise self._explain.error(error.args[0]) from error
         if topic.error is not None and topic.error.code() in MISSING:
@@ -65,33 +68,15 @@ class KafkaSink:
             raise Refused(f"connection {self._options.connection.name}: there is no topic {self._options.stream}: {hint}")
         if topic.error is not None and self._explain.permanent(topic.error):
             raise self._explain.error(topic.error)
-
-    def _reach(self, producer: Producer, servers: str) -> Any:
-        deadline = self._clock() + _REACH
-        wait = 0.5
-        while True:
-            try:
-                return producer.list_topics(self._options.stream, timeout=wait).topics[self._options.stream]
-            except KafkaException as error:
-                producer.poll(0)
-                hopeless = self._all_down or (self._reason is not None and self._explain.permanent(self._reason))
-                if hopeless or self._clock() >= deadline:
-                    raise self._explain.unreachable(self._reason, servers) from error
-                wait = min(wait * 2, 2.0)
-
-    def _heard(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._all_down = True
-        else:
-            self._reason = error
+        self._partitions = len(topic.partitions)
 
     def _connected(self) -> Producer:
         with self._lock:
             if self._producer is None:
-                self._reason, self._all_down = None, False
+                self._ear = Ear()
                 servers = kafka_config.servers(self._options.connection)
                 self._producer = Producer(
-                    self._config | {"bootstrap.servers": servers, "error_cb": self._heard}, logger=kafka_config.ClientLog()
+                    self._config | {"bootstrap.servers": servers, "error_cb": self._ear.heard}, logger=kafka_config.ClientLog()
                 )
             return self._producer
 
@@ -114,12 +99,14 @@ class KafkaSink:
 
     def _produce(self, producer: Producer, letter: DeadLetter, reports: _Reports, deadline: float) -> None:
         record = letter.record
+        partition = self._partition(record)
         while True:
             try:
                 producer.produce(
                     self._options.stream,
                     record.value,
                     record.key,
+                    partition,
                     on_delivery=reports,
                     timestamp=record.timestamp or 0,
                     headers=list(letter.headers),
@@ -130,12 +117,17 @@ class KafkaSink:
                     raise PublishError(f"{self._stream}: the producer's queue stays full{self._why()}") from None
                 producer.poll(_SERVE)
 
+    def _partition(self, record: Record[bytes]) -> int:
+        """-1: the client chooses, by key."""
+        told = str(record.partition.id)
+        return int(told) if self._options.partitions and told.isdecimal() and int(told) < self._partitions else -1
+
     @property
     def _stream(self) -> str:
         return f"{self._options.connection.name}:{self._options.stream}"
 
     def _why(self) -> str:
-        return f": {self._explain.text(self._reason)}" if self._reason is not None else ""
+        return f": {self._explain.text(self._ear.reason)}" if self._ear.reason is not None else ""
 
     def _failure(self, error: KafkaError, message: Message | None) -> PublishError:
         if error.code() == KafkaError._FATAL or error.fatal():

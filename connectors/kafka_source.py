@@ -19,8 +19,9 @@ from connectors.kafka_batch import errors, partition_of, split
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
 from connectors.kafka_positions import FLOODED, Positions
+from connectors.kafka_reach import reach
 from connectors.kafka_start import lookup, starts
-from worker.errors import Refused, Unavailable
+from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
 log = logging.getLogger("worker.kafka")
@@ -110,23 +111,11 @@ class KafkaSource:
         self._polled = self._clock()
 
     def _reach(self, consumer: Consumer, servers: str) -> None:
-        """Nothing raises by itself when no broker can be used: the reason comes to `error_cb`, if somebody polls."""
-        deadline = self._clock() + _REACH
-        wait = 0.5
-        while True:
-            try:
-                consumer.list_topics(self._some_topic, timeout=wait)
-                return
-            except KafkaException as error:
-                consumer.poll(0)
-                reason = self._health.reason
-                hopeless = self._health.all_down or (reason is not None and self._explain.permanent(reason))
-                if not hopeless and self._clock() < deadline:
-                    wait = min(wait * 2, 2.0)
-                    continue
-                failure = self._explain.unreachable(reason, servers)
-                # These settings have worked: a broker that starts refuses logins that it will accept later.
-                raise (Unavailable(str(failure)) if self._proven else failure) from error
+        try:
+            reach(consumer, self._some_topic, servers, self._explain, self._health, self._clock)
+        except ConnectorError as failure:
+            # These settings have worked: a broker that starts refuses logins that it will accept later.
+            raise (Unavailable(str(failure)) if self._proven else failure) from failure.__cause__
 
     @property
     def _patterns(self) -> list[str]:
@@ -290,7 +279,7 @@ class KafkaSource:
         self._polled = now = self._clock()
         if messages and errors(messages):
             messages = self._without_errors(messages)
-        if now >= self._tended + _TEND:
+        if now >= self._tended + min(_TEND, self._options.commit_interval):
             self._tended = now
             self._tend(consumer)
         if self._raised is not None:

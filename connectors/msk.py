@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from connectors import kafka
+from connectors import kafka, kafka_browse
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError, ConnectorError
@@ -85,6 +85,15 @@ def source(options: SourceOptions) -> KafkaSource:
 def sink(options: SinkOptions) -> KafkaSink:
     login = login_of(options.connection, os.environ)
     return MskSink(replace(options, connection=login.connection), login)
+
+
+def browse(options: SourceOptions) -> Iterator[Batch]:
+    login = login_of(options.connection, os.environ)
+    login.try_a_token()
+    try:
+        yield from kafka_browse.browse(replace(options, connection=login.connection), login.client)
+    except ConnectorError as error:
+        raise login.explain(error) from error
 
 
 class MskSource(KafkaSource):

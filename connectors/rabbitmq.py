@@ -12,6 +12,7 @@ Streams are names of queues, quorum or classic. Hosts are tried in turn. Options
 
 from __future__ import annotations
 
+from connectors.rabbitmq_browse import browse as browse
 from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from worker.errors import ConfigError

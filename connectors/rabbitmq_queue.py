@@ -64,6 +64,14 @@ def stream(login: Login, queue: str) -> Refused:
     )
 
 
+def returns(one: Delivery) -> int:
+    """How often it was delivered and came back, as far as the broker counts."""
+    if b"x-delivery-count" not in one[3]:
+        return 0
+    count = (properties_of(one).headers or {}).get("x-delivery-count")
+    return count if isinstance(count, int) else 0
+
+
 class Consumer:
     """Consumes one queue, on a channel of its own; a new one when the broker ended it or it was given back."""
 
@@ -139,17 +147,14 @@ class Consumer:
     def _look_at_returns(self, again: Sequence[Delivery]) -> None:
         if self._warned:
             return
-        for one in again:
-            if b"x-delivery-count" in one[3]:
-                count = (properties_of(one).headers or {}).get("x-delivery-count", 0)
-                if isinstance(count, int) and count >= RETURNS:
-                    self._warned = True
-                    log.warning(
-                        "queue %s: a message came back %d times; a quorum queue drops it after 20, unless it has "
-                        "x-delivery-limit=-1: set it by a policy (delivery-limit) or declare the queue with it",
-                        *(self.partition.stream, count),
-                    )
-                    return
+        count = max(map(returns, again))
+        if count >= RETURNS:
+            self._warned = True
+            log.warning(
+                "queue %s: a message came back %d times; a quorum queue drops it after 20, unless it has "
+                "x-delivery-limit=-1: set it by a policy (delivery-limit) or declare the queue with it",
+                *(self.partition.stream, count),
+            )
 
     def ack(self, tags: Sequence[int]) -> bytes:
         """The frames that tell the broker that these are finished."""

@@ -1,25 +1,18 @@
-"""The command: flags, loading the user's app, exit codes."""
+"""The command: flags and exit codes."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import logging
-import os
 import sys
-import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import click
 
-from worker.errors import ConfigError, WorkerError
-
-if TYPE_CHECKING:
-    from worker.app import App
-    from worker.settings import Settings
+from worker.cli_dead_letters import dead_letters
+from worker.errors import WorkerError
+from worker.loading import fail, load
 
 common = [
     click.argument("app", metavar="MODULE:APP"),
@@ -71,7 +64,7 @@ def run(
 
     logs.configure(as_json=as_json, level=log_level)
     try:
-        loaded, settings = _load(app, handlers, flags, config)
+        loaded, settings = load(app, handlers, flags, config)
         if processes > 1:
             arguments = _arguments(app, handlers, config, as_json, wait, log_level)
             sys.exit(supervisor.supervise(arguments, processes, settings=flags))
@@ -84,7 +77,7 @@ def run(
             supervisor.tell_supervisor()
         sys.exit(code)
     except WorkerError as error:
-        _fail(error)
+        fail(error)
 
 
 def _arguments(
@@ -111,10 +104,10 @@ def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path 
 
     logs.configure(as_json=as_json, level="WARNING")
     try:
-        _, settings = _load(app, handlers, flags, config)
+        _, settings = load(app, handlers, flags, config)
         told = [describe(handler) for handler in settings.handlers.values()]
     except WorkerError as error:
-        _fail(error)
+        fail(error)
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -140,84 +133,10 @@ def demo(records: int, as_json: bool) -> None:
     try:
         sys.exit(run_demo(records, as_json=as_json))
     except WorkerError as error:
-        _fail(error)
+        fail(error)
 
 
-def _load(target: str, handlers: Sequence[str], flags: Sequence[str], config: Path | None) -> tuple[App, Settings]:
-    app = load_app(target)
-    from worker.settings import load
-
-    default = Path("worker.toml")
-    inherited = json.loads(os.environ.get("WORKER_SET", "[]"))  # from worker.supervisor
-    file = config or (default if default.exists() else None)
-    return app, load(app, file=file, environ=os.environ, flags=[*inherited, *flags], only=handlers)
-
-
-def load_app(target: str) -> App:
-    """The App named by `package.module:attribute` or `path/file.py:attribute`; ConfigError says what is wrong with it."""
-    from worker.app import App
-
-    name, _, attribute = target.partition(":")
-    module = _import(name)
-    apps = [key for key, value in vars(module).items() if isinstance(value, App)]
-    if not attribute:
-        if len(apps) != 1:
-            raise ConfigError(f"{target}: say which app: " + (", ".join(f"{name}:{key}" for key in apps) or f"{name}:app"))
-        attribute = apps[0]
-    if not hasattr(module, attribute):
-        there = f"it has {', '.join(f'{name}:{key}' for key in apps)}" if apps else "it has no App: app = App('name')"
-        raise ConfigError(f"{target}: module {name} has no {attribute}; {there}")
-    found = getattr(module, attribute)
-    if not isinstance(found, App):
-        raise ConfigError(f"{target} is a {type(found).__name__}, not a worker.App")
-    return found
-
-
-def _import(name: str) -> Any:
-    here = Path.cwd()
-    if name.endswith(".py") or "/" in name:
-        path = Path(name)
-        if not path.exists():
-            raise ConfigError(f"{name}: no such file in {here}")
-        sys.path.insert(0, str(path.parent.resolve()))
-        name = path.stem
-    if str(here) not in sys.path:
-        sys.path.insert(0, str(here))
-    if name.split(".")[0] == "worker" and name != "worker.demo":
-        hint = (
-            "your worker.py has the name of this package: rename it"
-            if Path("worker.py").exists()
-            else "that is this package itself"
-        )
-        raise ConfigError(f"{name}: {hint}")
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigError(_own_frames(name, error)) from error
-        near = get_close_matches(name, [path.stem for path in here.glob("*.py")], 1)
-        suggestion = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no module {error.name} in {here} or among the installed ones{suggestion}") from error
-    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
-        raise ConfigError(_own_frames(name, error)) from error
-
-
-def _own_frames(name: str, error: BaseException) -> str:
-    """The user's part of the traceback."""
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<frozen")) and "importlib" not in frame.filename
-    ]
-    told = "".join(traceback.format_list(frames) + traceback.format_exception_only(error)).rstrip()
-    return f"{name} cannot be imported:\n{told}"
-
-
-def _fail(error: WorkerError) -> NoReturn:
-    for line in str(error).splitlines() or [type(error).__name__]:
-        logging.getLogger("worker").error(line)
-    sys.exit(error.exit_code)
+cli.add_command(dead_letters)
 
 
 def main() -> None:

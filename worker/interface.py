@@ -235,6 +235,8 @@ class SourceOptions:
     window: float = 0.5
     start: Start = "earliest"
     commit_interval: float = 1.0
+    brief: bool = False
+    """Somebody waits for it at a terminal: if it is killed, the next one should not have to wait for long."""
 
 
 @dataclass(frozen=True)
@@ -245,14 +247,22 @@ class SinkOptions:
     stream: str
     timeout: float = 60.0
     """Seconds within which one `publish` must be confirmed."""
+    partitions: bool = False
+    """Each record goes back to the partition that it names, where that is still there; else its key decides."""
 
 
 class Connector(Protocol):
     """A module does, found through the entry points of group `worker.connectors` by its connections' scheme.
 
-    Both functions check their options and raise `ConfigError`; neither connects, that is `open`'s.
+    The functions check their options and raise `ConfigError`. `source` and `sink` do not connect, that is `open`'s.
     """
 
     def source(self, options: SourceOptions) -> Source: ...
 
     def sink(self, options: SinkOptions) -> Sink: ...
+
+    def browse(self, options: SourceOptions) -> Iterator[Batch]:
+        """What waits for the group now, each partition in order, without taking any of it; what comes meanwhile is left out.
+
+        For dead letters. Raises `Refused` or `Unavailable`.
+        """

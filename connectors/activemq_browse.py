@@ -1,0 +1,46 @@
+"""Looks through a queue of ActiveMQ with a browser, which takes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from connectors.activemq_batch import ActiveMQBatch
+from connectors.activemq_config import Login, destination
+from connectors.activemq_frames import Frame, header
+from connectors.activemq_link import Link
+from worker.interface import Batch, Partition, SourceOptions
+
+_PREFETCH = 10_000
+_SILENCE = 30.0
+
+
+def browse(options: SourceOptions) -> Iterator[Batch]:
+    """What the queue holds now, as far as the broker's memory for it reaches."""
+    login = Login.of(options.connection)
+    link = Link(login)
+    try:
+        for number, stream in enumerate(options.streams):
+            inbox = link.inboxes[b"%d" % number] = []
+            told = {"id": str(number), "destination": destination(stream), "ack": "auto", "browser": "true"}
+            link.about = stream
+            link.ask("SUBSCRIBE", {**told, "activemq.prefetchSize": str(_PREFETCH), **login.subscribe})
+            yield from _read(link, inbox, Partition(stream, 0), options.batch_size)
+    finally:
+        link.close()
+
+
+def _read(link: Link, inbox: list[Frame], partition: Partition, most: int) -> Iterator[ActiveMQBatch]:
+    taken = 0
+    while True:
+        if not inbox:
+            link.wait(lambda: inbox, _SILENCE)
+        frames = inbox[:most]
+        del inbox[:most]
+        last = frames[-1][0]
+        end = header(last, b"browser") == b"end" and header(last, b"message-id") == b"0"
+        messages = [(number, head, body) for number, (head, body) in enumerate(frames[:-1] if end else frames, taken)]
+        taken += len(messages)
+        if messages:
+            yield ActiveMQBatch(partition, messages)
+        if end:
+            return

@@ -1,0 +1,218 @@
+"""Dead letters on real brokers: listed, shown, sent back and thrown away by the command, also by one that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import until
+from worker.deadletter import letter
+from worker.interface import Connection, Partition, Record, SinkOptions
+from worker.plugins import connector
+from worker.testing import KafkaContainer
+from worker.work import GivenUp
+
+pytestmark = pytest.mark.timeout(300)
+
+KILLS = int(os.environ.get("KILLS", "4"))
+"""20 were tried before a release."""
+
+APP = """
+import os
+from pathlib import Path
+from worker import App, Reject
+
+app = App("shop", connections={"b": "kafka://nowhere"})
+handled = os.open("handled", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@app.handler("b:" + os.environ["STREAM"], window=0.05, flood=1, retries=1, backoff=0.01, dead_letter="b:" + os.environ["DEAD"])
+def charge(values: list[bytes]):
+    os.write(handled, b"".join(value + b"\\n" for value in values))
+    if Path("broken").exists():
+        return {i: KeyError(value.decode()) if value < b"5" else ValueError("no") for i, value in enumerate(values)}
+"""
+
+
+class Shop:
+    """An app on one broker, its stream, and the stream of its dead letters."""
+
+    def __init__(self, container: Any, folder: Path) -> None:
+        self.container = container
+        self.folder = folder
+        self.kafka = isinstance(container, KafkaContainer)
+        make = container.topic if self.kafka else container.queue
+        self.stream, self.dead = make("orders"), make("orders-dead")
+        (folder / "shop.py").write_text(APP)
+        told = {"STREAM": self.stream, "DEAD": self.dead, "WORKER_CONNECTIONS__B": container.url}
+        self.environ = os.environ | told
+        self.handled = folder / "handled"
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "worker", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True)
+
+    def letters(self, command: str, *arguments: str, code: int = 0) -> str:
+        process = self.start("dead-letters", command, "shop:app", "charge", *arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, f"{out}\n{err}"
+        return out + err
+
+    def overview(self, *arguments: str) -> dict[str, int]:
+        """Letters by error."""
+        told = json.loads(self.letters("list", "--json", *arguments))
+        found: Counter[str] = Counter()
+        for group in told["groups"]:
+            found[group["error"]] += group["letters"]
+        return dict(found)
+
+    def give_up(self, count: int, handler: str = "shop.charge", error: type[Exception] = ValueError) -> None:
+        """Writes dead letters as a worker does, without one."""
+        at = time.time()
+        records = [
+            Record(b"%d" % n, b"k%d" % (n % 7), (("h", b"%d" % n),), 1_700_000_000_000, n, Partition(self.stream, n % 4))
+            for n in range(count)
+        ]
+        given = [letter(GivenUp(0, error("no"), 1), record, handler, at) for record in records]
+        sink = connector(self.connection.scheme).sink(SinkOptions(self.connection, self.dead))
+        sink.open()
+        sink.publish(given)
+        sink.close()
+
+    @property
+    def connection(self) -> Connection:
+        scheme, _, rest = self.container.url.partition("://")
+        user, _, hosts = rest.rpartition("@")
+        name, _, password = user.partition(":")
+        return Connection("b", scheme, hosts, username=name or None, password=password or None)
+
+    def read(self, stream: str) -> Sequence[Record[bytes]]:
+        return self.container.read(stream)  # type: ignore[no-any-return]
+
+    def lines(self) -> Counter[str]:
+        return Counter(self.handled.read_text().splitlines()) if self.handled.exists() else Counter()
+
+
+@pytest.fixture(params=["kafka", "rabbitmq", "activemq"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Shop:
+    return Shop(request.getfixturevalue(request.param), tmp_path)
+
+
+def handle(shop: Shop, lines: int) -> None:
+    """Runs the worker until it handled so many more, and until it stops."""
+    wanted = shop.lines().total() + lines
+    process = shop.start("run", "shop:app")
+    try:
+        until(lambda: shop.lines().total() >= wanted)
+        time.sleep(0.5)  # its letters
+    finally:
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+
+
+def test_from_the_failure_to_the_mended_handler(shop: Shop) -> None:
+    (shop.folder / "broken").touch()
+    shop.container.produce(shop.stream, [b"%d" % n for n in range(10)], key=b"k", headers=[("who", b"me")])
+    handle(shop, 20)  # each twice
+    assert shop.overview() == {"KeyError": 5, "ValueError": 5}
+    assert shop.overview() == {"KeyError": 5, "ValueError": 5}, "looking takes nothing"
+    shown = json.loads(shop.letters("show", "--json", "--error", "KeyError"))
+    assert (shown["value"], shown["key"], shown["headers"], shown["attempts"]) == ("0", "k", [["who", "me"]], 2)
+    told = shop.letters("redrive", "--error", "KeyError", "--dry-run")
+    assert "5 letters of shop.charge" in told and "ValueError" not in told
+    assert "add --yes" in shop.letters("redrive", code=2)
+
+    (shop.folder / "broken").unlink()
+    moved = json.loads(shop.letters("redrive", "--error", "KeyError", "--yes", "--json"))
+    assert moved["redriven"] == {shop.stream: 5}
+    assert shop.overview() == {"ValueError": 5}, "what was not meant is there still"
+    before = shop.lines()
+    handle(shop, 5)
+    assert shop.lines() - before == Counter("01234")
+    back = shop.read(shop.stream) if shop.kafka else []
+    for record in back[10:]:
+        headers = dict(record.headers)
+        assert (record.key, record.timestamp) == (b"k", back[0].timestamp), "key and time are as they were"
+        assert headers == {"who": b"me", "dead_letter_redrives": b"1"}
+        assert record.partition == back[0].partition
+
+    assert "5 discarded" in shop.letters("discard", "--yes")
+    assert shop.overview() == {}
+    shop.letters("show", code=1)
+
+
+def test_a_poison_record_does_not_circle(shop: Shop) -> None:
+    (shop.folder / "broken").touch()
+    shop.container.produce(shop.stream, [b"7"])
+    for _ in range(2):
+        handle(shop, 2)
+        assert "1 redriven" in shop.letters("redrive", "--again", "2", "--yes")
+    handle(shop, 2)
+    assert "1 left: redriven too often" in shop.letters("redrive", "--again", "2", "--yes")
+    assert shop.overview() == {"ValueError": 1}
+
+
+def test_letters_of_others_stay(shop: Shop) -> None:
+    shop.give_up(5)
+    shop.give_up(3, handler="other.handler")
+    shop.container.produce(shop.dead, [b"foreign"])
+    assert "3 of other.handler" in shop.letters("list")
+    assert "5 redriven" in shop.letters("redrive", "--yes")
+    assert Counter(dict(record.headers).get("dead_letter_handler") for record in shop.read(shop.dead)) == (
+        {b"other.handler": 3, None: 1} | ({b"shop.charge": 5} if shop.kafka else {})
+    )
+    assert "0 letters of shop.charge" in shop.letters("list")
+
+
+def test_a_letter_cannot_send_records_elsewhere(shop: Shop) -> None:
+    mine = shop.stream
+    shop.stream = "somewhere-else"
+    shop.give_up(2)
+    shop.stream = mine
+    assert "2 left: the handler does not read somewhere-else" in shop.letters("redrive", "--yes")
+    assert shop.overview() == {"ValueError": 2}
+
+
+def test_limit_and_rate(shop: Shop) -> None:
+    shop.give_up(40)
+    started = time.monotonic()
+    assert "20 redriven" in shop.letters("redrive", "--yes", "--limit", "20", "--rate", "10")
+    assert time.monotonic() - started > 1.5
+    assert shop.overview() == {"ValueError": 20}
+    assert len(shop.read(shop.stream)) == 20
+
+
+def test_killed_at_random(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is lost, and each kill repeats no more than what was published and not yet committed."""
+    count, chance, kills = 40_000 if shop.kafka else 20_000, random.Random(4), 0
+    joining = 8.0 if shop.kafka else 0.0  # a session that was killed holds its partitions for 6 s
+    shop.give_up(count)
+    while kills < KILLS:
+        process = shop.start("dead-letters", "redrive", "shop:app", "charge", "--yes", "--rate", "2000" if shop.kafka else "4000")
+        try:
+            process.communicate(timeout=joining + chance.uniform(0.6, 1.6))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    shop.letters("redrive", "--yes")
+    found = Counter(record.value for record in shop.read(shop.stream))
+    lost = count - len(found)
+    with capsys.disabled():
+        print(f"\n{type(shop.container).__name__}: redrive killed {kills} times, {lost} lost, {found.total() - count} repeated")
+    assert lost == 0
+    assert kills > 1
+    assert found.total() - count <= 1_000 * kills
