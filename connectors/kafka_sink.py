@@ -1,4 +1,8 @@
-"""Publishes dead letters: idempotent, confirmed by all in-sync replicas, in order per key."""
+"""Publishes dead letters: idempotent, confirmed by all in-sync replicas, in order per key.
+
+Their timestamp is now, and the record's own is in a header: retention counts from it, and had deleted the letters of old records
+at once (measured).
+"""
 
 from __future__ import annotations
 
@@ -108,7 +112,6 @@ class KafkaSink:
                     record.key,
                     partition,
                     on_delivery=reports,
-                    timestamp=record.timestamp or 0,
                     headers=list(letter.headers),
                 )
                 return
