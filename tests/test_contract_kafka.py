@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -9,8 +11,8 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors import kafka as connector
-from tests.contract import Broker, Contract, Header, Member, numbers, values
-from worker.interface import Connection, Record, Sink, SinkOptions, Source, SourceOptions
+from tests.contract import Broker, Contract, Header, Member, letter, numbers, values
+from worker.interface import Connection, Partition, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import EmbeddedKafka, KafkaContainer
 
 
@@ -57,6 +59,15 @@ class TestKafka(Contract):
     @pytest.fixture
     def broker(self, kafka: KafkaContainer) -> Broker:
         return KafkaBroker(kafka, self.options)
+
+    def test_the_letter_of_an_old_record_is_young(self, broker: Broker, stream: str) -> None:
+        """Retention counts from its timestamp: with the record's, it would be gone at once."""
+        old = Record(b"value", b"key", (), 1_000_000_000_000, 1, Partition(stream, 0))
+        with contextlib.closing(broker.sink(stream)) as sink:
+            sink.open()
+            sink.publish([letter(old)])
+        [found] = broker.read(stream)
+        assert found.timestamp is not None and abs(time.time() - found.timestamp / 1000) < 60
 
 
 class TestKafkaConsumerProtocol(TestKafka):

@@ -23,7 +23,7 @@ from worker.plugins import connector
 from worker.testing import KafkaContainer
 from worker.work import GivenUp
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 KILLS = int(os.environ.get("KILLS", "4"))
 """20 were tried before a release."""

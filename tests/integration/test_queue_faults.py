@@ -16,7 +16,7 @@ BATCH, PAUSE = 100, 0.05
 """A handler that takes so long is in the middle of a batch whenever something happens."""
 IN_ORDER = {"WORKER_HANDLERS__WRITE__ORDERED": "true"}
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 Make = Callable[..., QueueStage]
 ALL = pytest.mark.parametrize("make", ["quorum", "classic", "activemq"], indirect=True)

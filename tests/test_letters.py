@@ -1,0 +1,93 @@
+"""Dead letters read back, also those that others wrote."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.deadletter import HEADERS, letter
+from worker.interface import Partition, Record
+from worker.letters import PASS, REDRIVES, Letter, Overview, Selection
+from worker.work import GivenUp
+
+ORDERS = Partition("orders", 3)
+RECORD = Record(b"value", b"key", (("who", b"me"),), 1_700_000_000_000, 42, ORDERS)
+
+
+def given_up(record: Record[bytes] = RECORD, error: Exception | None = None, at: float = 1_800_000_000.0) -> Letter:
+    made = letter(GivenUp(0, error or ValueError("no"), 4), record, "shop.charge", at)
+    return Letter(Record(made.record.value, made.record.key, tuple(made.headers), 1, 7, Partition("orders.dead", 0)))
+
+
+def test_what_a_letter_says() -> None:
+    one = given_up()
+    assert (one.handler, one.error, one.message, one.attempts) == ("shop.charge", "ValueError", "no", 4)
+    assert (one.partition, one.id, one.time, one.redrives) == (ORDERS, "42", 1_800_000_000_000, 0)
+
+
+def test_the_record_as_it_was() -> None:
+    assert given_up().original() == RECORD._replace(id="42", headers=[("who", b"me")])
+
+
+def test_each_redrive_is_counted() -> None:
+    one = given_up()
+    for times in (1, 2, 3):
+        sent = one.redriven()
+        assert [name for name, _ in sent.headers] == ["who", REDRIVES]
+        one = given_up(RECORD._replace(headers=tuple(sent.headers)))
+        assert one.redrives == times
+
+
+def test_a_letter_that_is_put_back_is_the_same_but_for_the_run() -> None:
+    again = given_up().put_back("run-1").headers
+    assert again == [*given_up().record.headers, (PASS, b"run-1")]
+    twice = Letter(RECORD._replace(headers=tuple(again))).put_back("run-2").headers
+    assert [value for name, value in twice if name == PASS] == [b"run-2"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "takes"),
+    [
+        (Selection("shop.charge"), True),
+        (Selection("shop.other"), False),
+        (Selection("shop.charge", error="ValueError", partition="3", since=1_800_000_000.0, id="42"), True),
+        (Selection("shop.charge", error="KeyError"), False),
+        (Selection("shop.charge", partition="4"), False),
+        (Selection("shop.charge", since=1_800_000_001.0), False),
+        (Selection("shop.charge", id="43"), False),
+    ],
+)
+def test_a_selection(selection: Selection, takes: bool) -> None:
+    assert selection.takes(given_up()) is takes
+
+
+def test_an_overview() -> None:
+    letters = [given_up(at=at) for at in (20.0, 10.0)] + [given_up(error=KeyError("x"), at=30.0)]
+    foreign = Letter(Record(b"", None, (), None, 1, Partition("orders.dead", 0)))
+    made = Overview.of([*letters, foreign], Selection("shop.charge"))
+    assert [(g.error, g.letters, g.first, g.last) for g in made.sorted()] == [
+        ("ValueError", 2, 10_000, 20_000),
+        ("KeyError", 1, 30_000, 30_000),
+    ]
+    assert made.others == {"": 1}
+
+
+anything = st.lists(
+    st.tuples(st.sampled_from([*HEADERS, REDRIVES, PASS, "dead_letter_key", "dead_letter_null", "x"]), st.none() | st.binary())
+)
+
+
+@given(anything, st.none() | st.binary(), st.none() | st.binary())
+def test_letters_of_others_raise_nothing(headers: list[tuple[str, bytes | None]], value: bytes | None, key: bytes | None) -> None:
+    one = Letter(Record(value, key, tuple(headers), None, 1, Partition("orders.dead", 0)))
+    Overview.of([one], Selection(one.handler, since=0.0))
+    assert one.original().value in (value, None)
+    assert sum(name == REDRIVES for name, _ in one.redriven().headers) == 1
+    assert one.put_back("run").headers[-1] == (PASS, b"run")
+
+
+@pytest.mark.parametrize("number", [b"9" * 30, b"-1", "²".encode(), b"1.5", b""])
+def test_numbers_that_are_none(number: bytes) -> None:
+    one = Letter(RECORD._replace(headers=(("dead_letter_time", number), (REDRIVES, number))))
+    assert (one.time, one.redrives) == (None, 0)
