@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
-from worker.errors import Reject, Stopped
+from worker.errors import Reject, Stopped, Stuck
 from worker.interface import Batch, Partition
 from worker.lane import Shape
 from worker.loop import Loop
@@ -47,16 +49,21 @@ def running(
     concurrency: int = 1,
     sink: FakeSink | None = None,
     drain: float = 5.0,
+    timeout: float | None = None,
+    joins: bool = True,
     **made: Any,
 ) -> Iterator[Run]:
     wants = shape(handler)
     events = EventLoop() if wants.is_async else None
     if events:
         events.start()
+    retries = made.pop("retries", None)
     lanes = Shape(**{"batch_size": 10, "window": 0.0, **made})
     loop = Loop("handler", source, lanes, clock=time.monotonic, threads=concurrency, drain=drain, sink=sink)
-    policy = Policy.of(None, "x:y" if sink else None, Backoff(0.001), True, True)
-    dispatch = Dispatch("handler", handler, wants, policy, DeadLetters("app.handler", sink, discard=False, fuse=Fuse(0.5)))
+    policy = Policy.of(retries, "x:y" if sink else None, Backoff(0.001), True, True)
+    dispatch = Dispatch(
+        "handler", handler, wants, policy, DeadLetters("app.handler", sink, discard=False, fuse=Fuse(1)), timeout=timeout
+    )
     closed = threading.Event()
     threads = Threads(loop, dispatch, concurrency=concurrency, events=events, on_closed=closed.set)
     threads.start()
@@ -66,7 +73,7 @@ def running(
     finally:
         loop.stop(time.monotonic())
         until(lambda: loop.closed)
-        assert threads.join(5.0)
+        assert not joins or threads.join(5.0)
         if events:
             events.stop()
         assert threads.crash is None
@@ -293,3 +300,71 @@ def test_a_bug_in_a_source_ends_the_threads_and_is_kept() -> None:
     threads.start()
     assert closed.wait(5) and threads.join(5)
     assert isinstance(threads.crash, ZeroDivisionError)
+
+
+def test_a_call_that_hangs_is_given_up_and_the_partition_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    source, sink, release, seen = FakeSource(), FakeSink(), threading.Event(), []
+    for n in range(6):
+        source.put(b"%d" % n, partition=n % 2)
+
+    def hang_on_three(value: bytes) -> None:
+        if value == b"3":
+            release.wait()
+        seen.append(value)
+
+    made = running(source, hang_on_three, sink=sink, timeout=0.05, retries=1)
+    with made as run:
+        until(lambda: len(sink.letters) == 1 and len(source.durable.get(P1, ())) == 3)
+        release.set()
+        run.stop()
+    assert [letter.record.value for letter in sink.letters] == [b"3"]
+    assert isinstance(sink.letters[0].error, TimeoutError)
+    assert seen.count(b"3") == 4, "the calls returned in the end, and counted for nothing"
+    told = next(record.getMessage() for record in caplog.records if "took longer" in record.getMessage())
+    assert "release.wait()" in told, "the stack says where"
+
+
+def test_too_many_stuck_threads_stop_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.threads.STUCK", 3)
+    source, release = FakeSource(), threading.Event()
+    source.put(b"1")
+    with running(source, lambda batch: release.wait() and None, timeout=0.02, joins=False) as run:
+        until(lambda: run.loop.closed)
+        assert isinstance(run.loop.failure, Stuck)
+        release.set()
+    assert not source.durable.get(P0)
+
+
+def test_an_async_call_that_hangs_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    source, sink, ended = FakeSource(), FakeSink(), []
+    for n in range(3):
+        source.put(b"%d" % n)
+
+    async def hang_on_one(value: bytes) -> None:
+        if value == b"1":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(value)
+
+    with running(source, hang_on_one, sink=sink, timeout=0.05, retries=0):
+        until(lambda: len(source.durable.get(P0, ())) == 3)
+    assert [letter.record.value for letter in sink.letters] == [b"1"]
+    assert ended == [b"1"] * 3, "with its batch, with half of it, alone"
+    assert "asyncio.sleep(60)" in caplog.text
+
+
+def test_an_event_loop_that_is_blocked_stops_the_process() -> None:
+    source, release, ended = FakeSource(), threading.Event(), threading.Event()
+    source.put(b"1")
+
+    async def block(batch: Batch) -> None:
+        release.wait()
+        ended.set()
+
+    with running(source, block, timeout=0.05, joins=False) as run:
+        until(lambda: run.loop.closed)
+        assert isinstance(run.loop.failure, Stuck)
+        release.set()
+        ended.wait()
+        time.sleep(0.05)

@@ -40,6 +40,8 @@ class App:
         self.connections = dict(connections or {})
         self.handlers: dict[str, Handler] = {}
         self.lifespan_function: Callable[[], Any] | None = None
+        self.target: str | None = None
+        """MODULE:APP, where another process finds it; set by the command."""
 
     def handler(
         self,
@@ -54,6 +56,8 @@ class App:
         flood: float | None = None,
         max_age: float | None = None,
         max_age_from: Literal["record", "arrival"] | None = None,
+        timeout: float | None = None,
+        isolation: Literal["thread", "process"] | None = None,
         bisect: bool | None = None,
         parallel: int | None = None,
         concurrency: int | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from worker.cli_dead_letters import dead_letters
-from worker.errors import WorkerError
+from worker.errors import Stuck, WorkerError
 from worker.loading import fail, load
 
 common = [
@@ -73,7 +73,7 @@ def run(
         supervisor.follow_parent()
         worker = Worker(loaded, settings, wait)
         code = run_until_signal(worker)
-        if any(running.loop.failure for running in worker.handlers):
+        if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
             supervisor.tell_supervisor()
         sys.exit(code)
     except WorkerError as error:

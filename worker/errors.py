@@ -8,6 +8,7 @@ WorkerError
     PublishError     a dead letter is not durable: commit nothing, stop       exit 4
   Stopped            a handler stopped the worker, uncommitted                exit 1
     Flooded          too many dead letters in a row                           exit 4
+    Stuck            calls that never return fill the process: start it again exit 1
   Failed(index)      raised by a handler: this record failed, those after it are untouched
   Retry(after)       raised by a handler: again later, not logged as an error
   Reject(reason)     raised by a handler: no more attempts, dead letter now
@@ -62,6 +63,10 @@ class Flooded(Stopped):
     """More dead letters than the fuse allows: nothing more is published or committed."""
 
     exit_code = 4
+
+
+class Stuck(Stopped):
+    """Too many calls of a handler never returned: another process can go on, which `--processes` starts by itself."""
 
 
 class Failed(WorkerError):

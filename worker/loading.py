@@ -47,6 +47,7 @@ def load_app(target: str) -> App:
     found = getattr(module, attribute)
     if not isinstance(found, App):
         raise ConfigError(f"{target} is a {type(found).__name__}, not a worker.App")
+    found.target = target if ":" in target else f"{target}:{attribute}"
     return found
 
 

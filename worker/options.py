@@ -37,6 +37,10 @@ class HandlerOptions(BaseModel):
     max_age_from: Literal["record", "arrival"] = Field(
         "record", description="age counts from the record's timestamp or its arrival"
     )
+    timeout: float | None = Field(None, gt=0, description="seconds a call may take; then its batch has failed and is tried again")
+    isolation: Literal["thread", "process"] = Field(
+        "thread", description="process: calls run in processes of their own, which may crash or be killed"
+    )
     bisect: bool = Field(True, description="halve a batch that keeps failing until the bad record stands alone")
     parallel: int = Field(1, ge=1, le=1_000, description="batches of one partition at once, records of one key in order")
     concurrency: int = Field(1, ge=1, le=1_000, description="partitions handled at once by threads")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
 
-from worker.dispatch import Call, Dispatch
+from worker.call import Call
+from worker.dispatch import Dispatch
+from worker.errors import Stuck
 from worker.loop import Loop
+from worker.watch import stack_of
 from worker.work import Work
 
 BUSY = 0.005
@@ -19,6 +23,9 @@ TICK = 0.015
 UNATTENDED = 0.03
 """Seconds without a turn after which the stand-in takes over. A fast handler never sees it: handing each batch to another
 thread costs a third of the throughput."""
+STUCK = 50
+"""Threads whose calls took too long and have not returned since; with one more, only another process helps. To find the one
+record that hangs among 500 takes ten tries and nine halvings."""
 
 
 class EventLoop:
@@ -56,12 +63,13 @@ class Threads:
         self._on_closed = on_closed
         self._turning = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stuck = 0
         name = loop.name
         self._threads = [self._thread(self._work, f"{name}-{n}") for n in range(1 if events else concurrency)]
         self._threads.append(self._thread(self._stand_in, f"{name}-stand-in"))
 
-    def _thread(self, target: Callable[[], None], name: str) -> threading.Thread:
-        return threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
+    def _thread(self, target: Callable[..., None], name: str, *arguments: Work) -> threading.Thread:
+        return threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -74,9 +82,9 @@ class Threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _guard(self, target: Callable[[], None]) -> None:
+    def _guard(self, target: Callable[..., None], *arguments: Work) -> None:
         try:
-            target()
+            target(*arguments)
         except BaseException as error:  # a bug of ours or of a connector: the process must not look healthy
             self._crashed(error)
         self._on_closed()
@@ -91,18 +99,25 @@ class Threads:
         while not loop.closed:
             work = loop.claim()
             if work is not None:
-                self._run(work)
+                if not self._run(work):
+                    return
                 continue
             with self._turning:
                 if not loop.ready and not loop.closed:
                     loop.turn(IDLE if loop.idle else BUSY)
 
-    def _run(self, work: Work) -> None:
+    def _run(self, work: Work) -> bool:
+        """False: it took so long that another thread has taken this one's place."""
         if self._events is None:
-            self._loop.settle(work, self._dispatch(work))
-            return
-        call = self._dispatch.prepare(work)
-        self._events.loop.call_soon_threadsafe(self._spawn, work, call)
+            result = self._dispatch(work)
+            if result is None:
+                self._stuck -= 1
+                return False
+            self._loop.settle(work, result)
+        else:
+            call = self._dispatch.prepare(work)
+            self._events.loop.call_soon_threadsafe(self._spawn, work, call)
+        return True
 
     def _spawn(self, work: Work, call: Call) -> None:
         task = asyncio.get_running_loop().create_task(self._run_async(work, call))
@@ -119,7 +134,9 @@ class Threads:
         loop = self._loop
         while not loop.closed:
             time.sleep(TICK)
+            self._look_for_stuck()
             while self._unattended():
+                self._look_for_stuck()
                 with self._turning:
                     if self._unattended(held=True):
                         loop.turn(BUSY)
@@ -128,3 +145,36 @@ class Threads:
         if self._loop.closed or (not held and self._turning.locked()):
             return False
         return time.monotonic() - self._loop.last_turn > UNATTENDED
+
+    # Calls that take too long
+
+    def _look_for_stuck(self) -> None:
+        watch = self._dispatch.watch
+        if watch is None:
+            return
+        for work in watch.overdue(1.0 if self._events is None else 2.0):  # async ones end themselves, unless their loop is stuck
+            if (call := watch.end(work)) is not None:
+                watch.report(self._loop.name, work, stack_of(sys._current_frames().get(call.thread)))
+                self._replace(work, call.thread)
+
+    def _replace(self, work: Work, thread: int) -> None:
+        """Another thread decides about the batch, as that may publish and wait, and takes the place of the one that is stuck."""
+        name = self._loop.name
+        if self._events is not None:
+            self._loop.settle(
+                work, Stuck(f"handler {name} blocks the event loop: nothing async goes on; start the process again")
+            )
+            return
+        self._stuck += 1
+        if self._stuck > STUCK:
+            told = f"{self._stuck} calls of handler {name} never returned: start the process again, as --processes does by itself"
+            self._loop.settle(work, Stuck(told))
+            return
+        self._threads = [one for one in self._threads if one.ident != thread]
+        replacement = self._thread(self._go_on, f"{name}-again", work)
+        self._threads.append(replacement)
+        replacement.start()
+
+    def _go_on(self, work: Work) -> None:
+        self._loop.settle(work, self._dispatch.late(work))
+        self._work()
