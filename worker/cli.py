@@ -104,8 +104,8 @@ def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path 
 
     logs.configure(as_json=as_json, level="WARNING")
     try:
-        _, settings = load(app, handlers, flags, config)
-        told = [describe(handler) for handler in settings.handlers.values()]
+        loaded, settings = load(app, handlers, flags, config)
+        told = [describe(handler, loaded.target) for handler in settings.handlers.values()]
     except WorkerError as error:
         fail(error)
     if as_json:

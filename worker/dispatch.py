@@ -16,7 +16,7 @@ from worker.errors import Expired, Retry, WorkerError, say
 from worker.interface import Batch
 from worker.logs import running
 from worker.retry import Policy
-from worker.watch import Watch, too_slow
+from worker.watch import Watch, stack_of_task, too_slow
 from worker.work import Outcome, Verdict, Work
 
 log = logging.getLogger("worker")
@@ -102,7 +102,7 @@ class Dispatch:
             done, _ = await asyncio.wait({task}, timeout=self.watch.timeout)
             if done:
                 return task.result()
-            self.watch.report(self.name, work, task.get_stack())
+            self.watch.report(self.name, work, stack_of_task(task))
             task.cancel()
             return Outcome(whole=too_slow(self.watch.timeout))
         finally:

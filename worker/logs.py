@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from worker.interface import Batch
 
@@ -70,3 +70,10 @@ def configure(*, as_json: bool, level: str = "INFO", stream: TextIO | None = Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def configured() -> dict[str, Any]:
+    """What another process has to tell `configure`, to write lines as this one does."""
+    root = logging.getLogger()
+    as_json = any(isinstance(handler.formatter, Json) for handler in root.handlers)
+    return {"as_json": as_json, "level": logging.getLevelName(root.level)}

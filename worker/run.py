@@ -8,8 +8,8 @@ import queue
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,9 @@ from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import ConfigError
 from worker.interface import Sink, SinkOptions, Source, SourceOptions
+from worker.isolation import isolation
 from worker.lane import Shape
+from worker.lifespan import lifespan
 from worker.loop import Counters, Loop
 from worker.options import HandlerOptions
 from worker.plugins import connector
@@ -85,7 +87,12 @@ class Running:
     """One handler with its source, its sink, its loop and its threads."""
 
     def __init__(
-        self, settings: HandlerSettings, events: Callable[[], EventLoop], wait: float, on_closed: Callable[[], None]
+        self,
+        settings: HandlerSettings,
+        target: str | None,
+        events: Callable[[], EventLoop],
+        wait: float,
+        on_closed: Callable[[], None],
     ) -> None:
         self.settings = settings
         options = settings.options
@@ -113,6 +120,7 @@ class Running:
             wait=wait,
             sink=self.sink,
         )
+        self.isolation = isolation(settings, target, wants, ordered) if options.isolation == "process" else None
         policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
         dispatch = Dispatch(
             settings.name,
@@ -127,6 +135,8 @@ class Running:
                 broker=options.dead_letter == "broker",
                 timeout=options.dead_letter_timeout,
             ),
+            elsewhere=self.isolation,
+            timeout=options.timeout,
             max_age=options.max_age,
             max_age_from=options.max_age_from,
         )
@@ -141,6 +151,8 @@ class Running:
     def close(self) -> None:
         if self.sink is not None:
             self.sink.close()
+        if self.isolation is not None:
+            self.isolation.close()
 
 
 class Worker:
@@ -152,7 +164,7 @@ class Worker:
         """What the main thread is to do; a queue whose put a signal handler may call, as an Event's set may not."""
         self._events: EventLoop | None = None
         patience = math.inf if wait is None else wait
-        self.handlers = [Running(one, self._event_loop, patience, self._look) for one in settings.handlers.values()]
+        self.handlers = [Running(one, app.target, self._event_loop, patience, self._look) for one in settings.handlers.values()]
 
     def _event_loop(self) -> EventLoop:
         if self._events is None:
@@ -185,7 +197,7 @@ class Worker:
         with ExitStack() as stack:
             stack.callback(self._end)
             if self._app.lifespan_function is not None:
-                stack.enter_context(self._lifespan(self._app.lifespan_function))
+                stack.enter_context(lifespan(self._app.lifespan_function, lambda: self._event_loop().loop))
             for running in self.handlers:
                 self._announce(running.settings)
                 running.threads.start()
@@ -236,24 +248,6 @@ class Worker:
                 code = running.loop.failure.exit_code
         return code
 
-    @contextmanager
-    def _lifespan(self, function: Callable[[], Any]) -> Iterator[None]:
-        """Async ones on the loop of the async handlers, where their pools must be opened."""
-        made = function()
-        if not hasattr(made, "__anext__"):
-            with contextmanager(lambda: made)():
-                yield
-            return
-        import asyncio
-
-        loop = self._event_loop().loop
-        context = asynccontextmanager(lambda: made)()
-        asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result()
-        try:
-            yield
-        finally:
-            asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result()
-
 
 def run_until_signal(worker: Worker) -> int:
     """Until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
@@ -272,11 +266,13 @@ def run_until_signal(worker: Worker) -> int:
             signal.signal(number, handler)
 
 
-def describe(settings: HandlerSettings) -> dict[str, Any]:
+def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
     """What `worker check` says of a handler; raises ConfigError for what only its connector can tell."""
     options = settings.options
     source = make_source(settings)
     make_sink(settings)
+    if options.isolation == "process":
+        isolation(settings, target, shape(settings.function), True)
     dead = settings.dead_letter
     warnings = []
     if shape(settings.function).typed and dead is None and options.retries is None:

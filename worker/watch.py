@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from worker.work import Work
 
@@ -56,6 +58,16 @@ class Watch:
 def stack_of(frame: FrameType | None) -> list[FrameType]:
     """The frames of a thread, the outermost first."""
     return [found for found, _ in traceback.walk_stack(frame)][::-1] if frame is not None else []
+
+
+def stack_of_task(task: asyncio.Task[Any]) -> list[FrameType]:
+    """The frames of what a task awaits, the outermost first; `Task.get_stack` knows only that one."""
+    frames: list[FrameType] = []
+    awaited: Any = task.get_coro()
+    while inspect.iscoroutine(awaited) and awaited.cr_frame is not None:
+        frames.append(awaited.cr_frame)
+        awaited = awaited.cr_await
+    return frames
 
 
 def too_slow(timeout: float) -> TimeoutError:

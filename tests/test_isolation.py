@@ -1,0 +1,169 @@
+"""Calls in processes of their own, which are real ones here: what they return, how they die, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import batch
+from worker.decode import shape
+from worker.errors import ConfigError, Reject, Stopped
+from worker.interface import Partition, Record
+from worker.isolation import Crashed, Isolation, PlainBatch, isolation
+from worker.loading import load_app
+from worker.settings import load
+from worker.work import Outcome
+
+SHOP = """
+import ctypes, os, sys, time
+from pathlib import Path
+from worker import App, Batch, Failed, Record, Reject
+
+app = App("shop", connections={"k": "kafka://nowhere"})
+folder = Path(__file__).parent
+
+@app.lifespan
+def pools():
+    (folder / "begun").open("a").write(f"{os.getpid()}\\n")
+    yield
+    (folder / "ended").open("a").write(f"{os.getpid()}\\n")
+
+class Own(Exception):
+    def __init__(self, code, *, more):
+        super().__init__(f"own {code} {more}")
+
+@app.handler("k:orders")
+def values(values: list[bytes]):
+    for index, value in enumerate(values):
+        if value == b"segfault":
+            ctypes.string_at(0)
+        if value == b"exit":
+            os._exit(7)
+        if value == b"hang":
+            time.sleep(600)
+        if value == b"own":
+            raise Own(1, more=2)
+        if value == b"failed":
+            raise Failed(index)
+        if value == b"reject":
+            return {index: Reject("no")}
+        if value == b"stop":
+            sys.exit("enough")
+
+@app.handler("k:orders")
+def numbers(numbers: list[int]): ...
+
+@app.handler("k:orders")
+def whole(batch: Batch):
+    told = [(r.value, r.key, list(r.headers), r.timestamp, r.id, r.partition) for r in batch]
+    (folder / "seen").write_text(repr((told, batch.attempt, os.getpid())))
+
+@app.handler("k:orders")
+async def asynchronous(batch: Batch): ...
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Callable[..., Isolation]]:
+    (tmp_path / "shop.py").write_text(SHOP)
+    app = load_app(str(tmp_path / "shop.py") + ":app")
+    started: list[Isolation] = []
+
+    def make(handler: str = "values", **options: str) -> Isolation:
+        flags = [f"handlers.{handler}.{name}={value}" for name, value in options.items()]
+        settings = load(app, environ={}, flags=flags).handlers[handler]
+        started.append(isolation(settings, app.target, shape(settings.function), True))
+        return started[-1]
+
+    yield make
+    for one in started:
+        one.close()
+
+
+def test_what_a_call_returns(made: Callable[..., Isolation]) -> None:
+    call = made()
+    assert call(batch(b"1", b"2"), {}) == Outcome()
+    outcome = call(batch(b"1", b"reject"), {})
+    assert list(outcome.failed) == [1] and isinstance(outcome.failed[1], Reject) and str(outcome.failed[1]) == "no"
+    assert call(batch(b"1", b"failed", b"3"), {}).untouched == 2
+    assert list(call(batch(b"1", b"failed"), {1: ValueError("old")}).bad) == [1], "what expired is not seen"
+
+
+def test_invalid_values(made: Callable[..., Isolation]) -> None:
+    outcome = made("numbers")(batch(b"1", b"x", b"3"), {})
+    assert list(outcome.bad) == [1] and type(outcome.bad[1]).__name__ == "Invalid"
+
+
+def test_whole_records(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    where = Partition("orders", 3)
+    record = Record(b"v", None, (("h", b"\xff"), ("none", None)), 12, 99, where, {"unpicklable": lambda: 1})
+    native = [(record.value, record.key, record.headers, record.timestamp, record.id, {})]
+    made("whole")(PlainBatch(where, native, attempt=4), {})
+    told, attempt, pid = eval((tmp_path / "seen").read_text(), {"Partition": Partition})
+    assert told == [(b"v", None, [("h", b"\xff"), ("none", None)], 12, 99, where)]
+    assert attempt == 4 and pid != os.getpid()
+
+
+def test_an_error_that_cannot_travel_keeps_its_name(made: Callable[..., Isolation]) -> None:
+    error = made()(batch(b"own"), {}).whole
+    assert type(error).__name__ == "Own" and str(error) == "own 1 2"
+    assert "raise Own(1, more=2)" in error.__notes__[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("value", "how"), [(b"segfault", "was killed by SIGSEGV"), (b"exit", "ended with code 7")])
+def test_a_process_that_dies_fails_its_batch(made: Callable[..., Isolation], value: bytes, how: str) -> None:
+    call = made()
+    outcome = call(batch(b"1", value), {})
+    assert isinstance(outcome.whole, Crashed) and how in str(outcome.whole)
+    assert call(batch(b"1"), {}) == Outcome(), "another one goes on"
+
+
+def test_a_call_that_hangs_is_killed(
+    made: Callable[..., Isolation], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    call = made(timeout="0.5")
+    assert call(batch(b"1"), {}) == Outcome()
+    outcome = call(batch(b"hang"), {})
+    assert isinstance(outcome.whole, TimeoutError)
+    assert "in values" in capfd.readouterr().err, "its stack"
+    assert call(batch(b"1"), {}) == Outcome()
+
+
+def test_what_is_no_exception_stops_the_handler(made: Callable[..., Isolation]) -> None:
+    with pytest.raises(Stopped, match="SystemExit enough"):
+        made()(batch(b"stop"), {})
+
+
+def test_a_lifespan_for_each_process(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    call(batch(b"1"), {})
+    call(batch(b"2"), {})
+    call.close()
+    assert (tmp_path / "begun").read_text() == (tmp_path / "ended").read_text() != ""
+
+
+def test_no_process_outlives_the_worker(made: Callable[..., Isolation]) -> None:
+    call = made()
+    call(batch(b"1"), {})
+    child = call._idle.get()
+    child._pipe.close()  # as the kernel does when the worker is killed
+    assert child.end() == "ended with code 0"
+
+
+def test_a_process_that_cannot_start_stops_the_handler(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    (tmp_path / "shop.py").write_text("raise ValueError('mended wrongly')")
+    with pytest.raises(Stopped, match="did not start: ended with code 2"):
+        call(batch(b"1"), {})
+
+
+def test_where_it_is_not_possible(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="declare it with def"):
+        made("asynchronous")
+    app = load_app(str(tmp_path / "shop.py") + ":app")
+    settings = load(app, environ={}).handlers["values"]
+    with pytest.raises(ConfigError, match="worker run MODULE:APP"):
+        isolation(settings, None, shape(settings.function), True)

@@ -1,0 +1,249 @@
+"""`isolation="process"`: the calls of a handler are made in processes of their own, which may crash, hang and be killed."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Pipe
+from typing import Any, NamedTuple
+
+from worker.decode import Shape
+from worker.errors import ConfigError, Stopped
+from worker.interface import Batch, Partition, Record
+from worker.logs import configured
+from worker.settings import HandlerSettings
+from worker.watch import too_slow
+from worker.work import Outcome
+
+log = logging.getLogger("worker")
+
+START = 60.0
+"""Seconds for a process to import the app and enter its lifespan."""
+LAST_WORDS = 1.0
+"""Seconds."""
+
+
+class Crashed(Exception):
+    """The process died over a batch: with one record in it, that is the record that kills."""
+
+
+class Plan(NamedTuple):
+    """What a process has to know at first."""
+
+    target: str
+    handler: str
+    ordered: bool
+    logs: Mapping[str, Any]
+    """How log lines are written."""
+
+
+class Request(NamedTuple):
+    """One call. `columns`: the values, or for a handler that sees records, what each consists of."""
+
+    partition: Partition
+    attempt: int
+    columns: list[Any]
+    expired: Mapping[int, Exception]
+
+
+class Reply(NamedTuple):
+    outcome: Outcome | None
+    stopped: str = ""
+    """Why the handler is to be stopped, without an outcome."""
+
+
+class Told(NamedTuple):
+    """An error on its way between processes, which cannot be trusted to survive that."""
+
+    name: str
+    message: str
+    traceback: str
+    pickled: bytes | None
+
+
+class PlainBatch(Batch):
+    """Records by value: `native` holds values, or the tuples of whole records."""
+
+    __slots__ = ()
+
+    def values(self) -> list[bytes | None]:
+        return [one[0] for one in self.native] if self._whole else list(self.native)
+
+    def keys(self) -> list[bytes | None]:
+        return [record.key for record in self]
+
+    def timestamps(self) -> list[int | None]:
+        return [record.timestamp for record in self]
+
+    def sizes(self) -> list[int]:
+        return [len(value or b"") for value in self.values()]
+
+    @property
+    def _whole(self) -> bool:
+        return len(self.native) > 0 and isinstance(self.native[0], tuple)
+
+    def record(self, index: int) -> Record[bytes]:
+        one = self.native[index]
+        if not isinstance(one, tuple):
+            return Record(one, None, (), None, index, self.partition)
+        value, key, headers, timestamp, number, properties = one
+        return Record(value, key, headers, timestamp, number, self.partition, properties)
+
+
+def isolation(settings: HandlerSettings, target: str | None, shape: Shape, ordered: bool) -> Isolation:
+    """Raises ConfigError where calls cannot be made elsewhere."""
+    path = f"handlers.{settings.name}.isolation = process"
+    if shape.is_async:
+        raise ConfigError(f"{path}: an async handler shares its event loop with others: declare it with def")
+    if target is None:
+        raise ConfigError(f"{path}: another process must find the app: start it with worker run MODULE:APP")
+    return Isolation(Plan(target, settings.name, ordered, configured()), shape, settings.options.timeout)
+
+
+def columns(batch: Batch, shape: Shape) -> list[Any]:
+    """As little of a batch as its handler can see."""
+    if shape.takes != "batch" and not shape.records:
+        return batch.values()
+    return [(r.value, r.key, tuple(r.headers), r.timestamp, r.id, _plain(r.properties)) for r in batch]
+
+
+def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        pickle.dumps(properties)
+    except Exception:  # whatever a client put there
+        return {name: str(value) for name, value in properties.items()}
+    return dict(properties)
+
+
+class Child:
+    """One process; it ends when this end of the pipe is closed, also by our own death."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-m", "worker.child", str(theirs.fileno())]
+        # In a session of its own: a terminal's Ctrl-C is the worker's, which drains.
+        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True)
+        theirs.close()
+        self._pipe.send(plan)
+        if not self._pipe.poll(START) or self._receive() is None:
+            self.close(0.0)
+            raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}")
+
+    def call(self, request: Request, timeout: float | None) -> Reply | None:
+        """None: it died; raises TimeoutError."""
+        try:
+            self._pipe.send_bytes(pickle.dumps(request, 5))
+        except OSError:
+            return None
+        if timeout is not None and not self._pipe.poll(timeout):
+            self._process.send_signal(signal.SIGUSR1)  # it writes its stack to stderr, and ends
+            self.close(LAST_WORDS)
+            raise too_slow(timeout)
+        reply = self._receive()
+        assert reply is None or isinstance(reply, Reply)
+        return reply
+
+    def _receive(self) -> Any:
+        try:
+            return pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> str:
+        """How it ended."""
+        code = self._process.wait()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    def close(self, timeout: float) -> None:
+        """Killed, if it does not end by then."""
+        self._pipe.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Isolation:
+    """The processes of one handler, as many as it has threads that call."""
+
+    def __init__(self, plan: Plan, shape: Shape, timeout: float | None) -> None:
+        self._plan = plan
+        self._shape = shape
+        self._timeout = timeout
+        self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
+
+    def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
+        """Raises `Stopped` as the handler would, or if no process can be started."""
+        child = self._child()
+        request = Request(batch.partition, batch.attempt, columns(batch, self._shape), expired)
+        try:
+            reply = child.call(request, self._timeout)
+        except TimeoutError as error:
+            log.error("%s: %s: %s: its process was killed", self._plan.handler, batch.partition, error)
+            return Outcome(whole=error)
+        if reply is None:
+            return Outcome(whole=Crashed(f"the handler's process {child.end()} over {len(batch)} records"))
+        self._idle.put(child)
+        if reply.outcome is None:
+            raise Stopped(reply.stopped)
+        return unpacked(reply.outcome)
+
+    def _child(self) -> Child:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return Child(self._plan)
+
+    def close(self) -> None:
+        """Lifespans end."""
+        while not self._idle.empty():
+            self._idle.get().close(10.0)
+
+
+def packed(outcome: Outcome) -> Outcome:
+    """With its errors ready for the way."""
+    return _map(outcome, _pack)
+
+
+def unpacked(outcome: Outcome) -> Outcome:
+    return _map(outcome, _unpack)
+
+
+def _map(outcome: Outcome, change: Any) -> Outcome:
+    if not (outcome.bad or outcome.failed or outcome.whole):
+        return outcome
+    return outcome._replace(
+        bad={index: change(error) for index, error in outcome.bad.items()},
+        failed={index: change(error) for index, error in outcome.failed.items()},
+        whole=None if outcome.whole is None else change(outcome.whole),
+    )
+
+
+def _pack(error: Exception) -> Told:
+    from traceback import format_exception
+
+    from worker.errors import say
+
+    name, _, message = say(error).partition(": ")
+    pickled: bytes | None
+    try:
+        pickle.loads(pickled := pickle.dumps(error))
+    except Exception:  # an error of the user's with an __init__ of its own
+        pickled = None
+    return Told(name, message, "".join(format_exception(error)), pickled)
+
+
+def _unpack(told: Told) -> Exception:
+    error: Exception = type(told.name, (Exception,), {})(told.message)
+    if told.pickled is not None:
+        with suppress(Exception):  # its class may not be importable here
+            error = pickle.loads(told.pickled)
+    error.add_note(f"in the handler's process:\n{told.traceback.rstrip()}")
+    return error
