@@ -80,7 +80,9 @@ class Broker:
 
     def clean(self) -> None:
         with suppress(KafkaException):
-            for future in self._admin.delete_topics(sorted(set(self._topics.values()))).values():
+            if not self._topics:
+            return
+        for future in self._admin.delete_topics(sorted(set(self._topics.values()))).values():
                 future.result(30)
 
 

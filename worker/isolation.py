@@ -58,6 +58,10 @@ class Reply(NamedTuple):
     """Why the handler is to be stopped, without an outcome."""
 
 
+ALL_FINE = Reply(Outcome())
+"""Sent as nothing at all: it is what nearly every call returns."""
+
+
 class Told(NamedTuple):
     """An error on its way between processes, which cannot be trusted to survive that."""
 
@@ -151,7 +155,8 @@ class Child:
 
     def _receive(self) -> Any:
         try:
-            return pickle.loads(self._pipe.recv_bytes())
+            told = self._pipe.recv_bytes()
+            return pickle.loads(told) if told else ALL_FINE
         except (EOFError, OSError):
             return None
 
