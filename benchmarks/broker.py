@@ -79,10 +79,10 @@ class Broker:
             raise RuntimeError(f"{topic} holds {found} records instead of {records}")
 
     def clean(self) -> None:
-        with suppress(KafkaException):
-            if not self._topics:
+        if not self._topics:
             return
-        for future in self._admin.delete_topics(sorted(set(self._topics.values()))).values():
+        with suppress(KafkaException):
+            for future in self._admin.delete_topics(sorted(set(self._topics.values()))).values():
                 future.result(30)
 
 
