@@ -19,7 +19,7 @@ from worker import logs
 from worker.call import Caller
 from worker.decode import shape
 from worker.errors import ConfigError, Stopped
-from worker.isolation import PlainBatch, Plan, Reply, Request, packed
+from worker.isolation import ALL_FINE, PlainBatch, Plan, Reply, Request, packed
 from worker.lifespan import lifespan
 from worker.loading import fail, load_app
 from worker.threads import EventLoop
