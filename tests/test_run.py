@@ -12,6 +12,7 @@ import pytest
 
 from worker import App, Batch, ConfigError, Reject
 from worker.interface import SinkOptions, SourceOptions
+from worker.retry import Backoff
 from worker.run import Worker
 from worker.settings import load
 from worker.testing import FakeSink, FakeSource
@@ -143,6 +144,52 @@ def test_a_flood_stops_with_4_and_the_next_start_probes_with_one_record(brokers:
     stop_when(worker, source.finished)
     assert worker.run() == 0
     assert sizes[0] == 1 and max(sizes) == 100 and not source.flooded
+
+
+def test_a_flood_may_pause_and_go_on_when_one_record_passes(
+    brokers: Brokers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worker.loop.PAUSE", Backoff(0.1, 0.3))
+    source, sizes, down = brokers.stream("orders", 3_000), list[int](), threading.Event()
+    for number in range(300):
+        source.put(b"other %d" % number, stream="orders", partition=1)
+    down.set()
+    shop = app()
+
+    @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter="kafka:dead", on_flood="probe")
+    def handle(b: Batch) -> None:
+        sizes.append(len(b))
+        if down.is_set():
+            if sizes.count(1) == 4:  # three probes failed
+                down.clear()
+            else:
+                raise Reject("what it needs is down")
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    letters = [letter.record for letter in brokers.letters.letters]
+    assert len(letters) == 500 and len({(record.partition, record.id) for record in letters}) == 500
+    first = sizes.index(1)
+    assert sizes[first : first + 4] == [1, 1, 1, 1] and sum(sizes[first + 4 :]) == 3_300 - 500 - 1, "nothing twice, nothing lost"
+    assert not source.flooded
+    told = [record.getMessage() for record in caplog.records if "Pausing" in record.getMessage()]
+    assert len(told) == 4
+
+
+def test_a_flood_before_a_crash_is_known_to_the_next_process(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_FLOODED", "other handle")
+    source, sizes = brokers.stream("orders", 300), list[int]()
+    shop = app()
+
+    @shop.handler("kafka:orders", batch_size=100, window=0.0, dead_letter="kafka:dead", on_flood="probe")
+    def handle(b: Batch) -> None:
+        sizes.append(len(b))
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert sizes[0] == 1 and sum(sizes) == 300
 
 
 def test_a_drain_longer_than_the_brokers_patience_is_refused(brokers: Brokers) -> None:

@@ -14,7 +14,7 @@ from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
 
 SCRIPT = """
 import os, signal, sys, time
-from worker.supervisor import follow_parent, tell_supervisor
+from worker.supervised import follow_parent, tell_flooded, tell_supervisor
 folder, index = sys.argv[1], os.environ["WORKER_PROCESS_INDEX"]
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 follow_parent()
@@ -86,3 +86,16 @@ def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
     supervisor = supervisor_of(tmp_path, "while True: time.sleep(0.05)", processes=1)
     when(lambda: runs_of(tmp_path, 0), lambda: os.close(supervisor._alive))
     assert supervisor.run() == 0
+
+
+def test_a_flood_is_told_to_the_process_that_comes_after_a_crash(tmp_path: Path) -> None:
+    body = """
+open(f"{folder}/flooded-{runs}", "w").write(os.environ["WORKER_FLOODED"])
+if runs == 0: tell_flooded("a", True); tell_flooded("b", True); tell_flooded("a", False); os.kill(os.getpid(), signal.SIGKILL)
+while True: time.sleep(0.05)
+"""
+    supervisor = supervisor_of(tmp_path, body, processes=1)
+    told = tmp_path / "runs" / "flooded-1"
+    when(lambda: told.exists() and told.read_text(), lambda: supervisor.signalled(signal.SIGTERM, None))
+    assert supervisor.run() == 0
+    assert (tmp_path / "runs" / "flooded-0").read_text() == "" and told.read_text() == "b"

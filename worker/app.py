@@ -54,6 +54,7 @@ class App:
         dead_letter: str | None = None,
         dead_letter_timeout: float | None = None,
         flood: float | None = None,
+        on_flood: Literal["stop", "probe"] | None = None,
         max_age: float | None = None,
         max_age_from: Literal["record", "arrival"] | None = None,
         timeout: float | None = None,

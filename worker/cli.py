@@ -60,7 +60,7 @@ def run(
 
     Exit codes: 0 clean, 1 a handler stopped the worker or crashed, 2 settings, 3 a broker refused, 4 dead letters.
     """
-    from worker import logs, supervisor
+    from worker import logs, supervised, supervisor
 
     logs.configure(as_json=as_json, level=log_level)
     try:
@@ -70,11 +70,11 @@ def run(
             sys.exit(supervisor.supervise(arguments, processes, settings=flags))
         from worker.run import Worker, run_until_signal
 
-        supervisor.follow_parent()
+        supervised.follow_parent()
         worker = Worker(loaded, settings, wait)
         code = run_until_signal(worker)
         if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
-            supervisor.tell_supervisor()
+            supervised.tell_supervisor()
         sys.exit(code)
     except WorkerError as error:
         fail(error)

@@ -96,6 +96,7 @@ class DeadLetters:
         discard: bool,
         fuse: Fuse,
         broker: bool = False,
+        pauses: bool = False,
         timeout: float = 60.0,
         backoff: Backoff = Backoff(),  # noqa: B008, frozen
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +107,7 @@ class DeadLetters:
         self._sink = sink
         self._discard = discard
         self._broker = broker
+        self._remedy = "Mend what it needs or the handler" if pauses else "Mend the handler and start again"
         self._fuse = fuse
         self._timeout = timeout
         self._backoff = backoff
@@ -127,7 +129,7 @@ class DeadLetters:
         if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
             raise Flooded(
                 f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
-                "nothing more is published or committed. Mend the handler and start again, or set flood=1 to let them all through"
+                f"nothing more is published or committed. {self._remedy}, or set flood=1 to let them all through"
             )
         if self._sink is not None:
             now = self._wall()

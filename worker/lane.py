@@ -173,6 +173,14 @@ class Lane:
         again.due = now + part.wait
         return again
 
+    def put_back(self, work: Work) -> None:
+        """To be tried as if for the first time, its first record alone."""
+        self.busy[work.slot] = None
+        parts = [_part(work, indices, work.slot) for indices in ([0], range(1, len(work.batch))) if indices]
+        for part in parts:
+            part.batch.attempt = 1
+        self._try_again(work, parts)
+
     def drop(self, work: Work) -> None:
         """It was given out, but no handler has begun with it, and none will."""
         self.busy[work.slot] = None

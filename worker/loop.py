@@ -27,6 +27,8 @@ KEEP_ALIVE = 0.02
 LAG = 0.25
 """Seconds between two looks at how far behind it is."""
 RECONNECT = Backoff(first=1.0, limit=30.0)
+PAUSE = Backoff(first=5.0, limit=300.0)
+"""Before one record is tried after a flood."""
 
 
 @dataclass(slots=True)
@@ -58,7 +60,10 @@ class Loop:
         drain: float = 25.0,
         wait: float = math.inf,
         sink: Sink | None = None,
+        pauses: bool = False,
+        tell_flooded: Callable[[bool], None] = lambda flooded: None,
     ) -> None:
+        """`pauses`: a flood of dead letters does not stop it; `tell_flooded` is called when that begins and ends."""
         self.name = name
         self.source = source
         self.shape = shape
@@ -84,6 +89,10 @@ class Loop:
         self._drain = drain
         self._wait = wait
         self._sink = sink
+        self._pauses = pauses
+        self._tell_flooded = tell_flooded
+        self._floods = 0
+        self._flooded_at = self._probe_at = -math.inf
         self._deadline = math.inf
         self._opened = False
         self._away_since: float | None = None
@@ -240,7 +249,7 @@ class Loop:
             if lane.paused and not lane.closing and lane.waiting.count < self.shape.batch_size:
                 lane.paused = False
                 self.source.resume([lane.partition])
-        at = lane.wake_at()
+        at = max(lane.wake_at(), self._probe_at) if self.probing else lane.wake_at()
         if at < lane.timer:
             lane.timer = at = max(at, now + 0.01)  # in the past only where something else must happen first
             heapq.heappush(self._timers, (at, next(self._order), lane))
@@ -258,7 +267,7 @@ class Loop:
 
     def _probe(self, lane: Lane, now: float) -> None:
         self.probing = True
-        if self.idle and not self.outcomes:
+        if self.idle and not self.outcomes and now >= self._probe_at:
             for work in itertools.islice(lane.start(now, most=1), 1):
                 work.probe = True
                 self._give(work)
@@ -281,6 +290,8 @@ class Loop:
                 self._late.discard(work)
                 if (again := self.lanes.get(lane.partition)) is not None:
                     self._start(again, self._clock())
+            elif isinstance(result, Flooded) and self._pauses and not self.draining:
+                self._pause(work, result)
             elif isinstance(result, WorkerError):
                 lane.drop(work)
                 self._fail(result)
@@ -297,7 +308,7 @@ class Loop:
             counters.dead_lettered += len(verdict.given_up)
         else:
             counters.discarded += len(verdict.given_up)
-        if verdict.finished and self.probing:
+        if verdict.finished and work.probe:
             self._trust()
         finished, rejected = lane.settle(work, verdict, now)
         self._finished += finished
@@ -310,9 +321,28 @@ class Loop:
                 self._resting[lane.partition] = max(due, self._resting.get(lane.partition, due))
         self._start(lane, now)
 
+    def _pause(self, flooded: Work, error: Flooded) -> None:
+        """Nothing is started for a while, then one record alone; what was chosen is so again, in its old place."""
+        now = self._clock()
+        with self._handover:
+            unstarted = [*self.ready]
+            self.ready.clear()
+        for work in [flooded, *unstarted]:
+            work.lane.put_back(work)
+        if now >= self._probe_at:  # else others that were in flight fail for the same reason
+            self._floods = 1 if now - self._flooded_at > 2 * PAUSE.limit else self._floods + 1
+            self._flooded_at, self._probe_at = now, now + PAUSE(self._floods)
+            log.error("%s: %s. Pausing for %.0f s, then trying one record", self.name, error, self._probe_at - now)
+        self.probing = self.source.flooded = True
+        self._tell_flooded(True)
+        for lane in self.lanes.values():
+            self._start(lane, now)
+
     def _trust(self) -> None:
         """The probe succeeded."""
+        log.info("%s: one record passed after the flood of dead letters: going on", self.name)
         self.probing = self.source.flooded = False
+        self._tell_flooded(False)
         now = self._clock()
         for lane in self.lanes.values():
             self._start(lane, now)

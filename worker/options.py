@@ -33,6 +33,9 @@ class HandlerOptions(BaseModel):
     flood: float = Field(
         0.5, gt=0, le=1, description="share of the last 1,000 records that, dead-lettered, stops the handler; 1: never"
     )
+    on_flood: Literal["stop", "probe"] = Field(
+        "stop", description="stop: the handler ends (exit 4); probe: it pauses, tries one record, and goes on when that passes"
+    )
     max_age: float | None = Field(None, gt=0, description="seconds after which a record is given up without another try")
     max_age_from: Literal["record", "arrival"] = Field(
         "record", description="age counts from the record's timestamp or its arrival"

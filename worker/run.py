@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+from worker import supervised
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
@@ -119,7 +120,10 @@ class Running:
             drain=options.drain,
             wait=wait,
             sink=self.sink,
+            pauses=options.on_flood == "probe",
+            tell_flooded=lambda flooded: supervised.tell_flooded(settings.name, flooded),
         )
+        self.loop.probing = supervised.was_flooded(settings.name)
         self.isolation = isolation(settings, target, wants, ordered) if options.isolation == "process" else None
         policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
         dispatch = Dispatch(
@@ -133,6 +137,7 @@ class Running:
                 discard=options.retries is not None,
                 fuse=Fuse(options.flood),
                 broker=options.dead_letter == "broker",
+                pauses=options.on_flood == "probe",
                 timeout=options.dead_letter_timeout,
             ),
             elsewhere=self.isolation,

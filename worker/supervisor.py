@@ -16,40 +16,16 @@ from dataclasses import dataclass
 from types import FrameType
 
 from worker.retry import Backoff
+from worker.supervised import FLOODED, PARENT_FD, REASON_FD
 
 log = logging.getLogger("worker")
 
-REASON_FD, PARENT_FD, INDEX, WORKER_SET = "WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD", "WORKER_PROCESS_INDEX", "WORKER_SET"
+INDEX, WORKER_SET = "WORKER_PROCESS_INDEX", "WORKER_SET"
 FINAL = (2, 3, 4)
 """Settings, a broker's refusal, dead letters: the next process would end in the same way."""
 HEALTHY = 60.0
 """Seconds after which a crash counts as the first one again."""
 RESTART = Backoff(first=0.5, limit=30.0)
-
-
-# In the process that is supervised
-
-
-def tell_supervisor() -> None:
-    """This process ends for a reason, with exit code 1, and is not to be started again."""
-    if REASON_FD in os.environ:
-        os.write(int(os.environ[REASON_FD]), b"stopped\n")
-
-
-def follow_parent() -> None:
-    """Drains when the supervisor is gone, however it went: its end of the pipe closes with it."""
-    if PARENT_FD not in os.environ:
-        return
-    parent = int(os.environ[PARENT_FD])
-
-    def wait() -> None:
-        os.read(parent, 1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="follow-parent", daemon=True).start()
-
-
-# The supervisor
 
 
 @dataclass
@@ -77,19 +53,29 @@ class Child:
         self._parent_fd = parent_fd
         self.restarts = Restarts()
         self.ended = False
+        self._flooded: set[str] = set()
         self.start()
 
     def start(self) -> None:
         self._reason, write = os.pipe()
         environ = {**self._environ, REASON_FD: str(write), PARENT_FD: str(self._parent_fd), INDEX: str(self._index)}
+        environ[FLOODED] = " ".join(sorted(self._flooded))
         # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second does not wait for the drain.
         self.process = subprocess.Popen(self._command, env=environ, pass_fds=(write, self._parent_fd), start_new_session=True)
+        os.set_blocking(write, False)  # what it says is read when it ends
         os.close(write)
         self.restarts.started = time.monotonic()
 
     def had_a_reason(self) -> bool:
-        with os.fdopen(self._reason, "rb") as pipe:
-            return bool(pipe.read())
+        """Also remembers what else it said."""
+        with os.fdopen(self._reason) as pipe:
+            words = [line.split() for line in pipe]
+        for told, *handler in words:
+            if told == "flooded":
+                self._flooded.update(handler)
+            elif told == "trusted":
+                self._flooded.difference_update(handler)
+        return ["stopped"] in words
 
     def __str__(self) -> str:
         return f"process {self._index} (pid {self.process.pid})"
