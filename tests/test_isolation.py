@@ -12,8 +12,9 @@ from tests.support import batch
 from worker.decode import shape
 from worker.errors import ConfigError, Reject, Stopped
 from worker.interface import Partition, Record
-from worker.isolation import Crashed, Isolation, PlainBatch, isolation
+from worker.isolation import Crashed, Isolation, isolation
 from worker.loading import load_app
+from worker.plain import PlainBatch
 from worker.settings import load
 from worker.work import Outcome
 

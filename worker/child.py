@@ -19,9 +19,10 @@ from worker import logs
 from worker.call import Caller
 from worker.decode import shape
 from worker.errors import ConfigError, Stopped
-from worker.isolation import ALL_FINE, PlainBatch, Plan, Reply, Request, packed
+from worker.isolation import ALL_FINE, Plan, Reply, Request, packed
 from worker.lifespan import lifespan
 from worker.loading import fail, load_app
+from worker.plain import PlainBatch
 from worker.threads import EventLoop
 
 PATIENCE = 30.0

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from worker.cli_dead_letters import dead_letters
+from worker.cli_replay import replay
 from worker.errors import Stuck, WorkerError
 from worker.loading import fail, load
 
@@ -45,6 +46,12 @@ def cli() -> None:
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="So many processes, restarted when they crash."
 )
 @click.option("--wait", type=click.FloatRange(0), metavar="SECONDS", help="Give up (exit 3) when a broker is away for so long.")
+@click.option(
+    "--capture",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write each failing batch to a file there, for worker replay: the last 100, at most 64 MiB.",
+)
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
 def run(
     app: str,
@@ -54,6 +61,7 @@ def run(
     as_json: bool,
     processes: int,
     wait: float | None,
+    capture: Path | None,
     log_level: str,
 ) -> None:
     """Run the handlers of an app until Ctrl-C or SIGTERM, which drain; a second one does not wait.
@@ -66,12 +74,12 @@ def run(
     try:
         loaded, settings = load(app, handlers, flags, config)
         if processes > 1:
-            arguments = _arguments(app, handlers, config, as_json, wait, log_level)
+            arguments = _arguments(app, handlers, config, as_json, wait, capture, log_level)
             sys.exit(supervisor.supervise(arguments, processes, settings=flags))
         from worker.run import Worker, run_until_signal
 
         supervised.follow_parent()
-        worker = Worker(loaded, settings, wait)
+        worker = Worker(loaded, settings, wait, capture)
         code = run_until_signal(worker)
         if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
             supervised.tell_supervisor()
@@ -81,7 +89,13 @@ def run(
 
 
 def _arguments(
-    app: str, handlers: Sequence[str], config: Path | None, as_json: bool, wait: float | None, log_level: str
+    app: str,
+    handlers: Sequence[str],
+    config: Path | None,
+    as_json: bool,
+    wait: float | None,
+    capture: Path | None,
+    log_level: str,
 ) -> list[str]:
     arguments = ["run", app, "--log-level", log_level]
     for name in handlers:
@@ -92,6 +106,8 @@ def _arguments(
         arguments.append("--json")
     if wait is not None:
         arguments += ["--wait", str(wait)]
+    if capture is not None:
+        arguments += ["--capture", str(capture)]
     return arguments
 
 
@@ -137,6 +153,7 @@ def demo(records: int, as_json: bool) -> None:
 
 
 cli.add_command(dead_letters)
+cli.add_command(replay)
 
 
 def main() -> None:

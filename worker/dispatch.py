@@ -37,6 +37,7 @@ class Dispatch:
         dead_letters: DeadLetters,
         *,
         elsewhere: Callable[[Batch, Mapping[int, Exception]], Outcome] | None = None,
+        capture: Callable[[Batch, Outcome], None] | None = None,
         timeout: float | None = None,
         max_age: float | None = None,
         max_age_from: str = "record",
@@ -49,6 +50,7 @@ class Dispatch:
         """Of the calls that are on the way, if they may take only so long."""
         self._caller = Caller(name, function, shape, policy.ordered)
         self._elsewhere = elsewhere
+        self._capture = capture
         self._policy = policy
         self._dead_letters = dead_letters
         self._max_age = max_age
@@ -73,6 +75,8 @@ class Dispatch:
         return self._decide(work, Outcome(whole=too_slow(self.watch.timeout)))
 
     def _decide(self, work: Work, outcome: Outcome) -> Verdict | WorkerError:
+        if self._capture is not None:
+            self._capture(work.batch, outcome)
         try:
             verdict = self._policy.decide(work, outcome)
             self._after(work, verdict)
@@ -84,7 +88,10 @@ class Dispatch:
         """In a task of its own; dead letters are published on a thread, as that blocks."""
         running.set((self.name, work.batch))
         try:
-            verdict = self._policy.decide(work, await self._awaited(work, call))
+            outcome = await self._awaited(work, call)
+            if self._capture is not None and outcome != Outcome():
+                await asyncio.to_thread(self._capture, work.batch, outcome)
+            verdict = self._policy.decide(work, outcome)
             if verdict.given_up:
                 await asyncio.to_thread(self._after, work, verdict)
             else:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from worker.decode import Shape
 from worker.errors import ConfigError, Stopped
-from worker.interface import Batch, Partition, Record
+from worker.interface import Batch, Partition
 from worker.logs import configured
+from worker.plain import columns
 from worker.settings import HandlerSettings
 from worker.watch import too_slow
 from worker.work import Outcome
@@ -71,35 +72,6 @@ class Told(NamedTuple):
     pickled: bytes | None
 
 
-class PlainBatch(Batch):
-    """Records by value: `native` holds values, or the tuples of whole records."""
-
-    __slots__ = ()
-
-    def values(self) -> list[bytes | None]:
-        return [one[0] for one in self.native] if self._whole else list(self.native)
-
-    def keys(self) -> list[bytes | None]:
-        return [record.key for record in self]
-
-    def timestamps(self) -> list[int | None]:
-        return [record.timestamp for record in self]
-
-    def sizes(self) -> list[int]:
-        return [len(value or b"") for value in self.values()]
-
-    @property
-    def _whole(self) -> bool:
-        return len(self.native) > 0 and isinstance(self.native[0], tuple)
-
-    def record(self, index: int) -> Record[bytes]:
-        one = self.native[index]
-        if not isinstance(one, tuple):
-            return Record(one, None, (), None, index, self.partition)
-        value, key, headers, timestamp, number, properties = one
-        return Record(value, key, headers, timestamp, number, self.partition, properties)
-
-
 def isolation(settings: HandlerSettings, target: str | None, shape: Shape, ordered: bool) -> Isolation:
     """Raises ConfigError where calls cannot be made elsewhere."""
     path = f"handlers.{settings.name}.isolation = process"
@@ -108,21 +80,6 @@ def isolation(settings: HandlerSettings, target: str | None, shape: Shape, order
     if target is None:
         raise ConfigError(f"{path}: another process must find the app: start it with worker run MODULE:APP")
     return Isolation(Plan(target, settings.name, ordered, configured()), shape, settings.options.timeout)
-
-
-def columns(batch: Batch, shape: Shape) -> list[Any]:
-    """As little of a batch as its handler can see."""
-    if shape.takes != "batch" and not shape.records:
-        return batch.values()
-    return [(r.value, r.key, tuple(r.headers), r.timestamp, r.id, _plain(r.properties)) for r in batch]
-
-
-def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        pickle.dumps(properties)
-    except Exception:  # whatever a client put there
-        return {name: str(value) for name, value in properties.items()}
-    return dict(properties)
 
 
 class Child:
@@ -136,7 +93,7 @@ class Child:
         theirs.close()
         self._pipe.send(plan)
         if not self._pipe.poll(START) or self._receive() is None:
-            self.close(0.0)
+            self.close(LAST_WORDS)
             raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}")
 
     def call(self, request: Request, timeout: float | None) -> Reply | None:
@@ -180,14 +137,14 @@ class Isolation:
 
     def __init__(self, plan: Plan, shape: Shape, timeout: float | None) -> None:
         self._plan = plan
-        self._shape = shape
+        self._whole = shape.takes == "batch" or shape.records
         self._timeout = timeout
         self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
 
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """Raises `Stopped` as the handler would, or if no process can be started."""
         child = self._child()
-        request = Request(batch.partition, batch.attempt, columns(batch, self._shape), expired)
+        request = Request(batch.partition, batch.attempt, columns(batch, whole=self._whole), expired)
         try:
             reply = child.call(request, self._timeout)
         except TimeoutError as error:

@@ -10,10 +10,12 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker import supervised
+from worker.capture import Capture
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
@@ -90,10 +92,11 @@ class Running:
     def __init__(
         self,
         settings: HandlerSettings,
-        target: str | None,
+        app: App,
         events: Callable[[], EventLoop],
         wait: float,
         on_closed: Callable[[], None],
+        capture: Path | None,
     ) -> None:
         self.settings = settings
         options = settings.options
@@ -124,7 +127,7 @@ class Running:
             tell_flooded=lambda flooded: supervised.tell_flooded(settings.name, flooded),
         )
         self.loop.probing = supervised.was_flooded(settings.name)
-        self.isolation = isolation(settings, target, wants, ordered) if options.isolation == "process" else None
+        self.isolation = isolation(settings, app.target, wants, ordered) if options.isolation == "process" else None
         policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
         dispatch = Dispatch(
             settings.name,
@@ -141,6 +144,7 @@ class Running:
                 timeout=options.dead_letter_timeout,
             ),
             elsewhere=self.isolation,
+            capture=None if capture is None else Capture(capture, app.name, settings.name, ordered),
             timeout=options.timeout,
             max_age=options.max_age,
             max_age_from=options.max_age_from,
@@ -163,13 +167,13 @@ class Running:
 class Worker:
     """All handlers of one process."""
 
-    def __init__(self, app: App, settings: Settings, wait: float | None = None) -> None:
+    def __init__(self, app: App, settings: Settings, wait: float | None = None, capture: Path | None = None) -> None:
         self._app = app
         self._requests: queue.SimpleQueue[Literal["look", "stop", "now"]] = queue.SimpleQueue()
         """What the main thread is to do; a queue whose put a signal handler may call, as an Event's set may not."""
         self._events: EventLoop | None = None
         patience = math.inf if wait is None else wait
-        self.handlers = [Running(one, app.target, self._event_loop, patience, self._look) for one in settings.handlers.values()]
+        self.handlers = [Running(one, app, self._event_loop, patience, self._look, capture) for one in settings.handlers.values()]
 
     def _event_loop(self) -> EventLoop:
         if self._events is None:

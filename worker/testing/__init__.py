@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worker.replay import replay
     from worker.testing.activemq import ActiveMQContainer
     from worker.testing.clock import ManualClock
     from worker.testing.containers import KafkaContainer, MskContainer
@@ -30,6 +31,7 @@ __all__ = [
     "RabbitMQContainer",
     "ToxiproxyContainer",
     "batch",
+    "replay",
 ]
 
 _HOME = {
@@ -49,6 +51,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "replay":
+        return import_module("worker.replay").replay
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,110 @@
+"""A captured batch, handled again without a broker: the same decoding, the same tries without their waits, the same ends."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from worker.app import App
+from worker.call import Caller
+from worker.capture import Captured
+from worker.decode import shape
+from worker.errors import ConfigError, Expired, Invalid, Reject, Stopped
+from worker.interface import Batch
+from worker.lane import Lane, Shape
+from worker.options import HandlerOptions
+from worker.retry import WHOLE_TRIES, Policy
+from worker.work import GivenUp, Outcome
+
+Watch = Callable[[Exception], None]
+
+
+@dataclass(frozen=True)
+class End:
+    """A record that gets no more tries, and what a worker does with it."""
+
+    id: int | str
+    error: Exception
+    attempts: int
+    then: str
+    """"dead letter", "discarded", "stops the handler" or "tried for ever"."""
+
+
+@dataclass
+class Replayed:
+    finished: list[int | str] = field(default_factory=list)
+    """Ids, in the order they finished in."""
+    given_up: list[End] = field(default_factory=list)
+    calls: int = 0
+
+
+def replay(file: Path | str, target: App | Callable[..., Any], handler: str | None = None, **options: Any) -> Replayed:
+    """Handles the batch in `file` with the handler that it was captured from, or with a function and the options given.
+
+    What the function does, it does. Raises ConfigError for a file or a handler that does not fit, and `Stopped` as a worker
+    would.
+    """
+    captured = Captured.load(Path(file))
+    if not isinstance(target, App):
+        return run(captured, target, HandlerOptions(**options))
+    name = handler or captured.handler
+    if name not in target.handlers:
+        raise ConfigError(f"app {target.name} has no handler {name}; it has {', '.join(target.handlers) or 'none'}")
+    found = target.handlers[name]
+    return run(captured, found.function, HandlerOptions(**{**found.options, **options}))
+
+
+def run(
+    captured: Captured,
+    function: Callable[..., Any],
+    options: HandlerOptions,
+    *,
+    elsewhere: Callable[[Batch, dict[int, Exception]], Outcome] | None = None,
+    wait: Callable[[Any], Outcome] = asyncio.run,
+    on_error: Watch = lambda error: None,
+) -> Replayed:
+    """`wait` runs the coroutine of an async handler; `on_error` is called with what the function raised or returned."""
+    ordered = captured.ordered if options.ordered is None else options.ordered
+    wants = shape(function)
+    policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
+    for_ever = policy.tries == math.inf
+    if for_ever:
+        policy = replace(policy, tries=WHOLE_TRIES)
+    caller = Caller(captured.handler, function, wants, ordered)
+    batch = captured.batch()
+    lane = Lane(batch.partition, Shape(max(1, len(batch)), 0.0, max(1, batch.size()), 1, ordered, positioned=False))
+    lane.flush = True
+    lane.waiting.add(batch, 0.0)
+    made = Replayed()
+    while works := list(lane.start(math.inf)):
+        for work in works:
+            made.calls += 1
+            if elsewhere is not None:
+                outcome = elsewhere(work.batch, {})
+            elif wants.is_async:
+                outcome = wait(caller.asynchronous(caller.prepare(work.batch, {})))
+            else:
+                outcome = caller(work.batch, {})
+            for error in (outcome.whole, *outcome.failed.values()):
+                if error is not None:
+                    on_error(error)
+            verdict = policy.decide(work, outcome)
+            made.finished += [work.batch.record(index).id for index in verdict.finished]
+            made.given_up += [_end(work.batch, one, options, for_ever) for one in verdict.given_up]
+            lane.settle(work, verdict, 0.0)
+    return made
+
+
+def _end(batch: Batch, one: GivenUp, options: HandlerOptions, for_ever: bool) -> End:
+    if options.dead_letter is not None:
+        then = "dead letter"
+    elif options.retries is not None:
+        then = "discarded"
+    else:
+        assert for_ever
+        then = "stops the handler" if isinstance(one.error, Invalid | Reject | Stopped | Expired) else "tried for ever"
+    return End(batch.record(one.index).id, one.error, one.attempts, then)
