@@ -151,7 +151,8 @@ class Isolation:
             log.error("%s: %s: %s: its process was killed", self._plan.handler, batch.partition, error)
             return Outcome(whole=error)
         if reply is None:
-            return Outcome(whole=Crashed(f"the handler's process {child.end()} over {len(batch)} records"))
+            over = "one record" if len(batch) == 1 else f"{len(batch)} records"
+            return Outcome(whole=Crashed(f"the handler's process {child.end()} over {over}"))
         self._idle.put(child)
         if reply.outcome is None:
             raise Stopped(reply.stopped)
