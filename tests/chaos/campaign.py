@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -81,7 +82,8 @@ class Sampler(threading.Thread):
 
     def finish(self) -> None:
         self._enough.set()
-        self.join(10)
+        if self.is_alive():
+            self.join(10)
 
 
 class _UnderWay(NamedTuple):
@@ -125,6 +127,7 @@ class Campaign:
         started = time.monotonic()
         with ExitStack() as stack:
             stack.callback(self.crew.close)
+            stack.callback(self.sampler.finish)
             stack.callback(self.stage.heal)
             self.load.start()
             self.sampler.start()
@@ -149,12 +152,13 @@ class Campaign:
     def _break_things(self) -> None:
         started = time.monotonic()
         for planned in self.plan:
-            self._wait(started + planned.at)
+            self._wait(planned.gap)
             self._begin(planned)
-        self._wait(started + self.seconds)
+        self._wait(started + self.seconds - time.monotonic())
 
-    def _wait(self, at: float) -> None:
-        self._until(lambda: time.monotonic() >= at, float("inf"))
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self._until(lambda: time.monotonic() >= until, math.inf)
 
     def _until(self, condition: Callable[[], object], patience: float) -> bool:
         """Meanwhile faults end when it is their time, and workers that stopped are replaced."""
@@ -200,7 +204,6 @@ class Campaign:
         for hand in list(self.crew.hands):
             self.crew.dismiss(hand)
         self._until(lambda: not self.crew.leaving, STOPPING + 5)
-        self.sampler.finish()
         if not self._until(lambda: self._asked(self.stage.settled), 20.0):
             yield "the broker would deliver some again"
 

@@ -96,7 +96,8 @@ class Crew:
     def _gone(self, hand: Hand) -> None:
         code = hand.process.process.returncode
         self.tired += code == TIRED
-        if code not in ((0, TIRED) if hand.told_to_stop is not None else (TIRED,)):
+        # One that is told to stop before it has begun to listen for that dies of it, as any process.
+        if code not in ((0, TIRED, -signal.SIGTERM) if hand.told_to_stop is not None else (TIRED,)):
             last = hand.process.told().strip().splitlines()[-1:] or ["nothing"]
             self.troubles.append(f"{hand} exited with {code}: {last[0][:300]}")
 

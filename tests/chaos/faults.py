@@ -51,7 +51,8 @@ class Scene:
 class Planned:
     """A fault of a seed: all that it leaves to chance."""
 
-    at: float
+    gap: float
+    """Seconds after the one before it has begun."""
     kind: str
     seconds: float
     pick: float
@@ -225,7 +226,7 @@ class Restart(Fault):
     broker = True
 
     def begin(self) -> str | None:
-        self.scene.stage.broker.stop_broker()
+        self.scene.stage.stop_broker()
         return "stopped"
 
     def end(self) -> None:
@@ -358,12 +359,10 @@ def plan(rng: random.Random, broker: str, seconds: float, least: int, kinds: lis
     pace = seconds / (least + 1)
     planned: list[Planned] = []
     deck: list[str] = []
-    at = pace
     while len(planned) < least:
         deck = deck or _shuffled(rng, [kind for kind in kinds if FAULTS[kind].only in (None, broker)])
         kind = deck.pop()
-        planned.append(Planned(at, kind, rng.uniform(*FAULTS[kind].seconds), rng.random()))
-        at += pace * rng.uniform(0.5, 1.5)
+        planned.append(Planned(pace * rng.uniform(0.5, 1.5), kind, rng.uniform(*FAULTS[kind].seconds), rng.random()))
     return planned
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pika
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
@@ -91,10 +91,11 @@ class KafkaLoad(Load):
 
     def _send(self, burst: Sequence[tuple[Sent, str]]) -> None:
         for one, kind in burst:
-            self._producer.produce(
-                *(one.place.stream, one.value(kind), one.key), partition=int(one.place.id), on_delivery=self._delivered
-            )
-            self.sent.append(one)
+            with suppress(KafkaException):  # a partition that is too new
+                self._producer.produce(
+                    *(one.place.stream, one.value(kind), one.key), partition=int(one.place.id), on_delivery=self._delivered
+                )
+                self.sent.append(one)
         self._producer.poll(0)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:

@@ -79,6 +79,10 @@ class Stage(ABC):
         """Takes no more messages, for lack of memory, if it can be made to."""
         return False
 
+    def stop_broker(self) -> None:
+        """In an orderly way."""
+        self.broker.stop_broker()
+
     def heal(self) -> None:
         for proxy in self.routes.values():
             proxy.restore()
@@ -238,6 +242,11 @@ class RabbitMQStage(QueueStage):
 
     def settled(self) -> bool:
         return self.unsettled() == set()
+
+    def stop_broker(self) -> None:
+        with suppress(RuntimeError):  # it ends with the container; which may wait until it is killed if it is told to stop
+            self.broker.ctl("shutdown")
+        self.broker.get_wrapped_container().wait(timeout=30)
 
     def alarm(self, on: bool) -> bool:
         if on != self._alarmed:
