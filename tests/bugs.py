@@ -10,7 +10,7 @@ from typing import Any
 
 import worker.lane
 from worker.deadletter import DeadLetters
-from worker.errors import PublishError, Unavailable
+from worker.errors import PublishError, Unavailable, WorkerError
 from worker.interface import Batch, Partition
 from worker.lane import Lane
 from worker.loop import Loop
@@ -61,7 +61,11 @@ def late_results_count(patch: Patch) -> None:
             work, result = self.outcomes.popleft()
             self.lanes.setdefault(work.lane.partition, work.lane)
             self._late.discard(work)
-            self._take_in(work.lane, work, result)  # type: ignore[arg-type]
+            if isinstance(result, WorkerError):
+                work.lane.drop(work)
+                self._fail(result)
+            else:
+                self._take_in(work.lane, work, result)
 
     patch(Loop, "_settle", settle)
 

@@ -26,7 +26,7 @@ HUNTS = {
     "settled_at_receipt": "rabbitmq",
     "late_results_count": "rabbitmq",
     "position_skips_a_gap": "kafka",
-    "unconfirmed_dead_letters_count": "kafka",
+    "unconfirmed_dead_letters_count": "rabbitmq",
     "a_revoked_batch_is_committed_unfinished": "kafka",
     "two_batches_of_a_partition_at_once": "activemq",
     "halves_in_the_wrong_order": "activemq",

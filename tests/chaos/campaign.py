@@ -41,7 +41,7 @@ SETTINGS = {
     "COMMIT_INTERVAL": "0.3",
     "DEAD_LETTER": "dead:{dead}",
     # Shorter than the longest cut, so that a worker gives up before its letters are through.
-    "DEAD_LETTER_TIMEOUT": "5",
+    "DEAD_LETTER_TIMEOUT": "2",
 }
 
 
