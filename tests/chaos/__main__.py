@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -62,17 +62,16 @@ def main(
     kinds = only.split(",") if only else list(FAULTS)
     if unknown := [kind for kind in kinds if kind not in FAULTS]:
         raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(FAULTS)}", param_hint="--only")
-    rounds = _rounds(broker, bug)
-    results = []
-    for number, (name, planted) in enumerate(rounds):
-        again = f"python -m tests.chaos --broker {name} --seed {seed} --seconds {seconds:g}"
-        again += f" --faults {faults}" if faults else ""
-        again += f" --only {only}" if only else ""
-        again += f" --bug {planted}" if planted else ""
-        console.print(f"{again}  # runs this one again", markup=False, highlight=False, soft_wrap=True)
-        least = faults or int(seconds / 8)
-        folder = keep and keep / f"{number}-{name}"
-        results.append(one(name, seed, seconds, least, kinds, planted, folder, lambda line: print(line, flush=True)))
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        for number, (name, planted) in enumerate(_rounds(broker, bug)):
+            again = f"python -m tests.chaos --broker {name} --seed {seed} --seconds {seconds:g}"
+            again += f" --faults {faults}" if faults else ""
+            again += f" --only {only}" if only else ""
+            again += f" --bug {planted}" if planted else ""
+            console.print(f"{again}  # runs this one again", markup=False, highlight=False, soft_wrap=True)
+            folder = (keep or Path(temporary)) / f"{number}-{name}"
+            results.append(_play(name, folder, seed, seconds, faults or int(seconds / 8), kinds, planted))
     report.table(results, console)
     if as_json:
         report.write(results, as_json)
@@ -88,33 +87,16 @@ def _rounds(broker: str, bug: str | None) -> list[tuple[str, str | None]]:
     return [(name, bug) for name in BROKERS if broker in (name, "all")]
 
 
-def one(
-    broker: str,
-    seed: int,
-    seconds: float,
-    least: int,
-    kinds: Sequence[str],
-    bug: str | None,
-    keep: Path | None,
-    tell: object,
-) -> Result:
+def _play(broker: str, folder: Path, seed: int, seconds: float, least: int, kinds: Sequence[str], bug: str | None) -> Result:
     """A campaign with containers of its own."""
-    folder = keep or Path(tempfile.mkdtemp(prefix="chaos-"))
-    folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
 
-    def told(line: str) -> None:
-        if callable(tell):
-            tell(f"{broker} {time.monotonic() - started:6.1f} s  {line}")
+    def tell(line: str) -> None:
+        print(f"{broker} {time.monotonic() - started:6.1f} s  {line}", flush=True)
 
-    with ToxiproxyContainer() as toxiproxy:
-        made = stage(broker, toxiproxy)
-        try:
-            return Campaign(broker, made, folder, seed, seconds, least, kinds, bug, told).run()
-        finally:
-            made.close()
-            if keep is None:
-                shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ToxiproxyContainer() as toxiproxy, closing(stage(broker, toxiproxy)) as made:
+        return Campaign(broker, made, folder, seed, seconds, least, kinds, bug, tell).run()
 
 
 if __name__ == "__main__":
