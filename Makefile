@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?=
+CHAOS ?=
 
-.PHONY: demo test unit check format bench clean
+.PHONY: demo test unit check format bench chaos simulation clean
 
 demo: $(VENV)/.installed
 	$(BIN)/worker demo
@@ -30,6 +31,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.queues
 	$(BIN)/python -m benchmarks.isolation
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+simulation: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation --runs 100000
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

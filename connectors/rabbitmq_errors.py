@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Connection
 
 NOT_FOUND, LOCKED, PRECONDITION_FAILED, ACCESS_REFUSED, NOT_ALLOWED = 404, 405, 406, 403, 530
+_PROBABLY = (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)
+"""What pika guesses also where the broker said nothing: it was cut off or stopped in the middle of a login."""
+_REFUSED = re.compile(rf"\(({ACCESS_REFUSED}|{NOT_ALLOWED})\)")
 
 
 def login_failed(connection: Connection, host: str, error: BaseException) -> ConnectorError:
@@ -20,6 +24,8 @@ def login_failed(connection: Connection, host: str, error: BaseException) -> Con
     causes = list(_causes(error))
     where = f"connection {connection.name}: {host}"
     for cause in causes:
+        if isinstance(cause, _PROBABLY) and not _REFUSED.search(str(cause)):
+            return Unavailable(f"{where} closed the connection during the login: {cause}")
         if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
             return Refused(f"{where} refuses user {_user(connection)} or its password")
         if isinstance(cause, exceptions.ProbableAccessDeniedError) or code(cause) == NOT_ALLOWED:

@@ -190,9 +190,9 @@ class _Silent:
 class WorkerProcess:
     """`worker run`, started as a user starts it."""
 
-    def __init__(self, folder: Path, environ: dict[str, str], number: int) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], number: int, app: str = "faults:app", level: str = "DEBUG") -> None:
         self.log = folder / f"worker-{number}.log"
-        command = [sys.executable, "-m", "worker", "run", "faults:app", "--log-level", "DEBUG"]
+        command = [sys.executable, "-m", "worker", "run", app, "--log-level", level]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=os.environ | environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -1,0 +1,1 @@
+"""Campaigns of faults on real brokers: `python -m tests.chaos --help`."""

@@ -1,0 +1,103 @@
+"""The command line of campaigns."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tests.bugs import BUGS
+from tests.chaos import report
+from tests.chaos.campaign import Campaign, Result
+from tests.chaos.faults import FAULTS
+from tests.chaos.stage import stage
+from worker.testing import ToxiproxyContainer
+
+BROKERS = ("kafka", "rabbitmq", "activemq")
+HUNTS = {
+    "commit_before_the_handler": "kafka",
+    "settled_at_receipt": "rabbitmq",
+    "late_results_count": "rabbitmq",
+    "position_skips_a_gap": "kafka",
+    "unconfirmed_dead_letters_count": "rabbitmq",
+    "a_revoked_batch_is_committed_unfinished": "kafka",
+    "two_batches_of_a_partition_at_once": "activemq",
+    "halves_in_the_wrong_order": "activemq",
+}
+"""With `--bug all`: which bug is hunted on which broker."""
+
+
+@click.command(epilog="Example: python -m tests.chaos --broker kafka --seconds 600 --faults 50 --seed 7 --json chaos.json")
+@click.option("--broker", type=click.Choice([*BROKERS, "all"]), default="all", show_default=True)
+@click.option("--seed", type=int, help="Decides all faults and records; unset: a new one, which is printed.")
+@click.option("--seconds", type=click.FloatRange(10), default=600.0, show_default=True, help="Of faults, for each broker.")
+@click.option("--faults", type=click.IntRange(1), help="How many at least; unset: one in eight seconds.")
+@click.option("--only", help=f"Kinds of faults, with commas: {', '.join(FAULTS)}.")
+@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Writes the result to this file, too.")
+@click.option("--bug", type=click.Choice([*BUGS, "all"]), help="Plants a bug, which must be found: then the exit code is 0.")
+@click.option("--keep", type=click.Path(path_type=Path), help="A folder for the journal and the logs of the workers.")
+def main(
+    broker: str,
+    seed: int | None,
+    seconds: float,
+    faults: int | None,
+    only: str | None,
+    as_json: Path | None,
+    bug: str | None,
+    keep: Path | None,
+) -> None:
+    """Break real brokers, connections and workers at random, and count what was lost, disordered and repeated.
+
+    Exit codes: 0 all promises kept (or every planted bug found), 1 not.
+    """
+    console = Console(soft_wrap=False)
+    seed = random.randrange(1_000_000) if seed is None else seed
+    kinds = only.split(",") if only else list(FAULTS)
+    if unknown := [kind for kind in kinds if kind not in FAULTS]:
+        raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(FAULTS)}", param_hint="--only")
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        for number, (name, planted) in enumerate(_rounds(broker, bug)):
+            again = f"python -m tests.chaos --broker {name} --seed {seed} --seconds {seconds:g}"
+            again += f" --faults {faults}" if faults else ""
+            again += f" --only {only}" if only else ""
+            again += f" --bug {planted}" if planted else ""
+            console.print(f"{again}  # runs this one again", markup=False, highlight=False, soft_wrap=True)
+            folder = (keep or Path(temporary)) / f"{number}-{name}"
+            results.append(_play(name, folder, seed, seconds, faults or int(seconds / 8), kinds, planted))
+    report.table(results, console)
+    if as_json:
+        report.write(results, as_json)
+    sys.exit(0 if all(bool(result.violations) == bool(result.bug) for result in results) else 1)
+
+
+def _rounds(broker: str, bug: str | None) -> list[tuple[str, str | None]]:
+    """Which broker, with which bug."""
+    if bug == "all":
+        return [(name, planted) for planted, name in HUNTS.items() if broker in (name, "all")]
+    if bug and broker == "all":
+        return [(HUNTS.get(bug, "kafka"), bug)]
+    return [(name, bug) for name in BROKERS if broker in (name, "all")]
+
+
+def _play(broker: str, folder: Path, seed: int, seconds: float, least: int, kinds: Sequence[str], bug: str | None) -> Result:
+    """A campaign with containers of its own."""
+    started = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{broker} {time.monotonic() - started:6.1f} s  {line}", flush=True)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ToxiproxyContainer() as toxiproxy, closing(stage(broker, toxiproxy)) as made:
+        return Campaign(broker, made, folder, seed, seconds, least, kinds, bug, tell).run()
+
+
+if __name__ == "__main__":
+    main()

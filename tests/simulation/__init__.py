@@ -1,0 +1,1 @@
+"""Seeded random runs of the real turn over a fake broker: `python -m tests.simulation --help`."""
