@@ -10,12 +10,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from connectors import kafka_config
 from connectors.kafka_batch import KafkaBatch, partition_of, split
-from connectors.kafka_errors import MISSING, Explain
+from connectors.kafka_errors import MISSING, RETRIED, Explain
 from connectors.kafka_reach import Ear, reach
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, Partition, SourceOptions
 
 _ANSWER = 10.0
+_AGAIN = 0.2
 _SILENCE = 30.0
 """Seconds without a record, though some are there."""
 
@@ -62,9 +63,7 @@ def _assign(consumer: Consumer, stream: str, options: SourceOptions) -> dict[Par
     if topic.error is not None:
         raise KafkaException(topic.error)
     ends, places = {}, []
-    for place in consumer.committed([TopicPartition(stream, number) for number in topic.partitions], timeout=_ANSWER):
-        if place.error is not None:
-            raise KafkaException(place.error)
+    for place in _committed(consumer, [TopicPartition(stream, number) for number in topic.partitions]):
         first, end = consumer.get_watermark_offsets(place, timeout=_ANSWER)
         begin = max(first, place.offset)
         if begin < end:
@@ -72,6 +71,22 @@ def _assign(consumer: Consumer, stream: str, options: SourceOptions) -> dict[Par
             places.append(TopicPartition(stream, place.partition, begin))
     consumer.assign(places)
     return ends
+
+
+def _committed(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """A broker that has just begun to look after the group says for a while that it does not."""
+    deadline = time.monotonic() + _ANSWER
+    while True:
+        try:
+            found = consumer.committed(places, timeout=_ANSWER)
+            error = next((place.error for place in found if place.error is not None), None)
+        except KafkaException as raised:
+            found, error = [], raised.args[0]
+        if error is None:
+            return found
+        if error.code() not in RETRIED or time.monotonic() >= deadline:
+            raise KafkaException(error)
+        time.sleep(_AGAIN)
 
 
 def _is_record(message: Message, ends: Mapping[Partition, int]) -> bool:

@@ -12,7 +12,7 @@ from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from worker.interface import Batch, DeadLetter, SinkOptions, SourceOptions
 
-_QUIET = 1.0
+_QUIET = 0.5
 """Seconds without a message after which the queue has no more of them."""
 
 

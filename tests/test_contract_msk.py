@@ -82,3 +82,9 @@ class TestIam(Contract):
     @pytest.fixture
     def broker(self, msk: MskContainer, ca: Path) -> Broker:
         return MskBroker(msk, connect(msk, "IAM", ca, **IAM))
+
+    def test_browsing_takes_nothing(self, broker: MskBroker, stream: str) -> None:
+        broker.put(stream, b"1", b"2")
+        for _ in range(2):
+            told = SourceOptions(broker.connection, (stream,), "look")
+            assert [record.value for batch in connector.browse(told) for record in batch] == [b"1", b"2"]

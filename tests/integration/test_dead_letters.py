@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from connectors import rabbitmq as rabbitmq_connector
 from tests.integration.harness import until
 from worker.deadletter import letter
-from worker.interface import Connection, Partition, Record, SinkOptions
+from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.plugins import connector
-from worker.testing import KafkaContainer
+from worker.testing import KafkaContainer, RabbitMQContainer
 from worker.work import GivenUp
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
@@ -192,6 +193,23 @@ def test_limit_and_rate(shop: Shop) -> None:
     assert time.monotonic() - started > 1.5
     assert shop.overview() == {"ValueError": 20}
     assert len(shop.read(shop.stream)) == 20
+
+
+def test_many_letters_are_listed(shop: Shop) -> None:
+    shop.give_up(20_000)
+    assert shop.overview() == {"ValueError": 20_000}
+
+
+def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
+    """A quorum queue drops a message that came back 20 times, which each look counts as."""
+    queue = rabbitmq.queue("worn", x_delivery_limit=20)
+    rabbitmq.produce(queue, [b"%d" % n for n in range(5)], headers=[("who", b"me")])
+    connection = Connection("r", "rabbitmq", rabbitmq.address, username=rabbitmq.USER, password=rabbitmq.PASSWORD)
+    for _ in range(30):
+        found = [record for batch in rabbitmq_connector.browse(SourceOptions(connection, (queue,), "look")) for record in batch]
+        assert sorted(record.value or b"" for record in found) == [b"0", b"1", b"2", b"3", b"4"]
+        assert {record.headers for record in found} == {(("who", b"me"),)}
+        until(lambda: rabbitmq.depth(queue) == 5)
 
 
 def test_killed_at_random(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
