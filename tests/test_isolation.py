@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,14 @@ def test_a_process_that_dies_fails_its_batch(made: Callable[..., Isolation], val
     outcome = call(batch(b"1", value), {})
     assert isinstance(outcome.whole, Crashed) and how in str(outcome.whole)
     assert call(batch(b"1"), {}) == Outcome(), "another one goes on"
+
+
+def test_a_process_that_dies_idle_fails_nothing(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    call(batch(b"1"), {})
+    os.kill(int((tmp_path / "begun").read_text()), signal.SIGKILL)
+    call._idle.queue[0]._process.wait()
+    assert call(batch(b"1"), {}) == Outcome()
 
 
 def test_a_call_that_hangs_is_killed(

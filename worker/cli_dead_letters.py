@@ -91,7 +91,7 @@ def show_all(app: str, handler: str, as_json: bool, **told: Any) -> None:
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        _tell_overview(settings, Overview.of(browse(settings), selection), as_json)
+        _tell_overview(settings, Overview.of(_counted(browse(settings)), selection), as_json)
 
 
 @dead_letters.command(
@@ -153,7 +153,7 @@ def _move(
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
         if dry_run:
-            _tell_overview(settings, Overview.of(browse(settings), selection), as_json)
+            _tell_overview(settings, Overview.of(_counted(browse(settings)), selection), as_json)
             return
         _confirm(action, settings, selection, yes)
         made = Pass(settings, selection, action, limit=limit, rate=rate, redrives=again, progress=_Progress())
@@ -209,6 +209,18 @@ def _confirm(action: str, settings: HandlerSettings, selection: Selection, yes: 
     if not sys.stdin.isatty():
         raise ConfigError(f"nobody is here to ask whether to {action}: add --yes, or --dry-run to see what it would be")
     click.confirm(f"{action.capitalize()} {selection}, from {stream} of {connection}{where}?", abort=True, err=True)
+
+
+def _counted(letters: Iterator[Letter]) -> Iterator[Letter]:
+    """With a line that is written over, on a terminal only."""
+    terminal, last, count = sys.stderr.isatty(), time.monotonic(), 0
+    for count, letter in enumerate(letters, 1):
+        if terminal and time.monotonic() - last >= 0.5:
+            last = time.monotonic()
+            click.echo(f"\r{count:,} looked at", nl=False, err=True)
+        yield letter
+    if terminal and count:
+        click.echo("\r", nl=False, err=True)
 
 
 class _Progress:

@@ -97,11 +97,8 @@ class Child:
             raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}")
 
     def call(self, request: Request, timeout: float | None) -> Reply | None:
-        """None: it died; raises TimeoutError."""
-        try:
-            self._pipe.send_bytes(pickle.dumps(request, 5))
-        except OSError:
-            return None
+        """None: it died over it; raises `BrokenPipeError` if it had died before, and TimeoutError."""
+        self._pipe.send_bytes(pickle.dumps(request, 5))
         if timeout is not None and not self._pipe.poll(timeout):
             self._process.send_signal(signal.SIGUSR1)  # it writes its stack to stderr, and ends
             self.close(LAST_WORDS)
@@ -143,10 +140,13 @@ class Isolation:
 
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """Raises `Stopped` as the handler would, or if no process can be started."""
-        child = self._child()
         request = Request(batch.partition, batch.attempt, columns(batch, whole=self._whole), expired)
+        child = self._child()
         try:
             reply = child.call(request, self._timeout)
+        except BrokenPipeError:  # it died while it had nothing to do, which is not this batch's fault
+            child.close(0.0)
+            return self(batch, expired)
         except TimeoutError as error:
             log.error("%s: %s: %s: its process was killed", self._plan.handler, batch.partition, error)
             return Outcome(whole=error)
