@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from connectors import activemq as connector
 from connectors.activemq_sink import ActiveMQSink
@@ -455,6 +462,72 @@ def test_an_unknown_host(activemq: ActiveMQContainer) -> None:
 def test_tls_to_the_plain_port(activemq: ActiveMQContainer) -> None:
     connection = Connection("shop", "activemq+ssl", activemq.address)
     assert "cannot be reached" in str(refusal(connection)) or "no TLS" in str(refusal(connection))
+
+
+@pytest.fixture(scope="module")
+def tls(activemq: ActiveMQContainer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """TLS in front of the broker, for the name localhost, with client certificates of one authority; and their folder."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    authority.issue_cert("worker@example.com").private_key_and_cert_chain_pem.write_to_path(str(folder / "client.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    host, _, port = activemq.address.partition(":")
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(forward(reader, theirs[1]), forward(theirs[0], writer), return_exceptions=True)
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield f"localhost:{server.sockets[0].getsockname()[1]}", folder
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    server.close()
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait([*tasks, loop.create_task(server.wait_closed())], timeout=5))
+    loop.close()
+
+
+def secure(activemq: ActiveMQContainer, address: str, folder: Path) -> Connection:
+    options = {"cafile": str(folder / "ca.pem"), "certfile": str(folder / "client.pem")}
+    return replace(connect(activemq, address, **options), scheme="activemq+ssl")
+
+
+def test_tls(activemq: ActiveMQContainer, tls: tuple[str, Path], members: list[Member]) -> None:
+    address, folder = tls
+    queue, connection = activemq.queue(), secure(activemq, address, folder)
+    body = bytes(range(256)) * 12_000  # a frame of many TLS records
+    with sink(connection, queue) as opened:
+        opened.open()
+        wheres = [Record(body if n == 5 else b"%d" % n, None, (), None, n, Partition("orders", 0)) for n in range(300)]
+        opened.publish([letter(record) for record in wheres])
+    member = Member(connector.source(SourceOptions(connection, (queue,), "group", in_flight=1000))).open()
+    members.append(member)
+    member.until(lambda: len(member.got) >= 200)
+    member.source.commit(member.batches)
+    member.until(lambda: len(member.got) >= 300)
+    assert [record.value for record in member.got] == [record.value for record in wheres]
+
+
+def test_tls_that_does_not_fit(activemq: ActiveMQContainer, tls: tuple[str, Path]) -> None:
+    address, folder = tls
+    assert "certificate" in str(refusal(replace(secure(activemq, address, folder), options={})))
+    assert "127.0.0.1" in str(refusal(secure(activemq, address.replace("localhost", "127.0.0.1"), folder)))
+    assert isinstance(refusal(connect(activemq, address)), ConnectorError)
 
 
 def test_a_broker_that_is_not_classic_is_named(
