@@ -122,6 +122,8 @@ class Campaign:
         self.scene = Scene(self.stage, self.crew, self.load, self.folder / "mood")
         self.sampler = Sampler(self.stage)
         self._under_way: list[_UnderWay] = []
+        self._busy = (-1, 0.0)
+        """How many events there were, and when that was last not the end of it."""
 
     def run(self) -> Result:
         started = time.monotonic()
@@ -208,9 +210,12 @@ class Campaign:
             yield "the broker would deliver some again"
 
     def _worked_off(self) -> bool:
-        """Nothing waits, and nobody has handled anything for a while: what is with a worker may be tried again."""
-        events = self.journal.read()
-        return time.time() - events[-1].time > QUIET and self._asked(self.stage.empty)
+        """Nothing waits, and for a while nobody has handled anything: what a worker holds may be tried again."""
+        events = len(self.journal.read())
+        now = time.monotonic()
+        if events != self._busy[0] or not self._asked(self.stage.empty):
+            self._busy = (events, now)
+        return now - self._busy[1] > QUIET
 
     def _asked(self, question: Callable[[], bool]) -> bool:
         try:

@@ -125,6 +125,9 @@ class QueueLoad(Load):
             number, copy = rest[0][0].name.split(".")
             rest[0] = rest[0][0]._replace(name=f"{number}.{int(copy) + 1}"), rest[0][1]
 
+    def _end(self) -> None:
+        self._disconnect()
+
     @abstractmethod
     def _publish(self, one: Sent, value: bytes) -> None:
         """Returns once the broker has it."""
