@@ -154,6 +154,16 @@ def what_was_fetched_is_given_back(patch: Patch) -> None:
     patch(Loop, "_starting", property(lambda self: not self.draining))
 
 
+def a_pause_keeps_only_the_first_record(patch: Patch) -> None:
+    put_back = Lane.put_back
+
+    def keep_one(self: Lane, work: Work) -> None:
+        work.batch = work.batch.take(0, 1)
+        put_back(self, work)
+
+    patch(Lane, "put_back", keep_one)
+
+
 def given_up_and_finished(patch: Patch) -> None:
     """What the broker's policy is for is acknowledged as well."""
     take_in = Loop._take_in
@@ -182,6 +192,7 @@ BUGS: dict[str, Bug] = {
         the_next_batch_does_not_wait_for_a_late_one,
         a_rewind_does_not_wait,
         what_was_fetched_is_given_back,
+        a_pause_keeps_only_the_first_record,
         given_up_and_finished,
     )
 }

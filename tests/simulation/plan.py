@@ -22,6 +22,8 @@ class Plan:
     dead_letter: bool
     discard: bool
     fuse: float
+    pauses: bool
+    """A flood does not stop it."""
     hold: float
     rejects: bool
     counts: bool
@@ -63,6 +65,7 @@ class Plan:
             dead_letter=dead_letter,
             discard=retries is not None,
             fuse=rng.choice([1.0, 1.0, 1.0, 0.005]),  # five of the last thousand records
+            pauses=rng.random() < 0.5,
             hold=20.0 if impatient else math.inf,
             rejects=rejects,
             counts=queue and rng.random() < 0.5,

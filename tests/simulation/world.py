@@ -61,6 +61,7 @@ class Simulation:
         self.sink = FakeSink() if plan.dead_letter and not plan.rejects else None
         self.calm = False
         self.mended = False
+        self.pauses = 0
         """Nothing fails any more."""
         self.failing_until = 0.0
         """Until then every call fails."""
@@ -97,7 +98,17 @@ class Simulation:
 
     def _start(self, member: Member) -> None:
         plan = self.plan
-        member.loop = Loop("sim", member.source, plan.shape, clock=self.clock, threads=plan.threads, drain=5.0, sink=self.sink)
+        member.loop = Loop(
+            "sim",
+            member.source,
+            plan.shape,
+            clock=self.clock,
+            threads=plan.threads,
+            drain=5.0,
+            sink=self.sink,
+            pauses=plan.pauses,
+            tell_flooded=lambda flooded: self._told_flooded(member, flooded),
+        )
         member.loop.wake = Wake(self, member)  # type: ignore[assignment]
         letters = DeadLetters(
             "sim",
@@ -395,6 +406,12 @@ class Simulation:
                 raise Violated(f"{lane.position.open} records open of {room}")
             if lane.waiting.count > high:
                 raise Violated("memory is not bounded")
+
+    def _told_flooded(self, member: Member, flooded: bool) -> None:
+        self.say(member, "flooded" if flooded else "trusted")
+        self.pauses += flooded
+        if self.pauses > 2:
+            self.mended = True
 
     def _stopped(self, member: Member, failure: WorkerError) -> None:
         """Because of dead letters: somebody looks what it is, and starts it again. For no other reason."""
