@@ -32,13 +32,15 @@ HUNTS = {
     "halves_in_the_wrong_order": ("activemq", None),
 }
 """With `--bug all`: which bug is hunted on which broker, and with which faults only."""
+PACE, HUNTING, CLOSE = 8.0, 2.0, 1.3
+"""Seconds for each fault: of a campaign, of one that hunts a bug, of one that does so with a few kinds of faults only."""
 
 
 @click.command(epilog="Example: python -m tests.chaos --broker kafka --seconds 600 --faults 50 --seed 7 --json chaos.json")
 @click.option("--broker", type=click.Choice([*BROKERS, "all"]), default="all", show_default=True)
 @click.option("--seed", type=int, help="Decides all faults and records; unset: a new one, which is printed.")
 @click.option("--seconds", type=click.FloatRange(10), default=600.0, show_default=True, help="Of faults, for each broker.")
-@click.option("--faults", type=click.IntRange(1), help="How many at least; unset: one in eight seconds.")
+@click.option("--faults", type=click.IntRange(1), help="How many; unset: one in 8 seconds, and more where a bug is hunted.")
 @click.option("--only", help=f"Kinds of faults, with commas: {', '.join(FAULTS)}.")
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Writes the result to this file, too.")
 @click.option("--bug", type=click.Choice([*BUGS, "all"]), help="Plants a bug, which must be found: then the exit code is 0.")
@@ -64,12 +66,13 @@ def main(
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         for number, (name, planted, few) in enumerate(_rounds(broker, bug, only)):
             again = f"python -m tests.chaos --broker {name} --seed {seed} --seconds {seconds:g}"
-            again += f" --faults {faults}" if faults else ""
+            least = faults or int(seconds / (PACE if planted is None else HUNTING if few is None else CLOSE))
+            again += f" --faults {least}"
             again += f" --only {few}" if few else ""
             again += f" --bug {planted}" if planted else ""
             console.print(f"{again}  # runs this one again", markup=False, highlight=False, soft_wrap=True)
             folder = (keep or Path(temporary)) / f"{number}-{name}"
-            results.append(_play(name, folder, seed, seconds, faults or int(seconds / 8), _kinds(few), planted))
+            results.append(_play(name, folder, seed, seconds, least, _kinds(few), planted))
     report.table(results, console)
     if as_json:
         report.write(results, as_json)
