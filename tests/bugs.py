@@ -16,7 +16,7 @@ from worker.lane import Lane
 from worker.loop import Loop
 from worker.position import Prefix
 from worker.retry import Policy
-from worker.work import Outcome, Verdict
+from worker.work import Outcome, Verdict, Work
 
 Patch = Callable[[Any, str, Any], None]
 Bug = Callable[[Patch], None]
