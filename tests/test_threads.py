@@ -14,7 +14,7 @@ import pytest
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
-from worker.errors import Reject, Stopped, Stuck
+from worker.errors import Reject, Stopped, Stuck, Unavailable
 from worker.interface import Batch, Partition
 from worker.lane import Shape
 from worker.loop import Loop
@@ -368,3 +368,24 @@ def test_an_event_loop_that_is_blocked_stops_the_process() -> None:
         release.set()
         ended.wait()
         time.sleep(0.05)
+
+
+def test_a_reconnect_does_not_wait_for_the_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.RECONNECT", Backoff(0.01, 0.02))
+    source, seen = FakeSource(), list[bytes]()
+
+    class Away(FakeSink):
+        def open(self) -> None:
+            super().open()
+            if self.opens > 1:
+                raise Unavailable("where dead letters go is away")
+
+    def handle(value: bytes) -> None:
+        seen.append(value)
+
+    source.put(b"1")
+    with running(source, handle, sink=Away()):
+        until(lambda: seen == [b"1"])
+        source.disconnect()
+        source.put(b"2")
+        until(lambda: b"2" in seen)

@@ -95,6 +95,8 @@ class Loop:
         self._flooded_at = self._probe_at = -math.inf
         self._deadline = math.inf
         self._opened = False
+        self._checked = False
+        """The sink's destination was there."""
         self._away_since: float | None = None
         self._attempt = 0
         self._reopen_at = -math.inf
@@ -432,8 +434,9 @@ class Loop:
             self.wake.wait(min(timeout, self._reopen_at - now))
             self.wake.clear()
             return False
-        if self._sink is not None:
-            self._sink.open()
+        if self._sink is not None and not self._checked:
+            self._sink.open()  # later it looks after itself: records are handled also while dead letters have nowhere to go
+            self._checked = True
         self.source.open(self.revoked)
         self._opened = True
         return True

@@ -214,7 +214,7 @@ def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
 
 def test_killed_at_random(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is lost, and each kill repeats no more than what was published and not yet committed."""
-    count, chance, kills = 40_000 if shop.kafka else 20_000, random.Random(4), 0
+    count, chance, kills = 10_000 * KILLS if shop.kafka else 20_000, random.Random(4), 0
     joining = 8.0 if shop.kafka else 0.0  # a session that was killed holds its partitions for 6 s
     shop.give_up(count)
     while kills < KILLS:
