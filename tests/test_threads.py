@@ -371,7 +371,7 @@ def test_an_event_loop_that_is_blocked_stops_the_process() -> None:
 
 
 def test_a_reconnect_does_not_wait_for_the_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.loop.RECONNECT", Backoff(0.01, 0.02))
+    monkeypatch.setattr("worker.loop.RECONNECT", Backoff(0.2, 0.2))
     source, seen = FakeSource(), list[bytes]()
 
     class Away(FakeSink):
@@ -387,5 +387,6 @@ def test_a_reconnect_does_not_wait_for_the_dead_letters(monkeypatch: pytest.Monk
     with running(source, handle, sink=Away()):
         until(lambda: seen == [b"1"])
         source.disconnect()
+        until(lambda: not source.opened)
         source.put(b"2")
         until(lambda: b"2" in seen)
