@@ -42,6 +42,7 @@ PACE, HUNTING, CLOSE = 8.0, 2.0, 1.3
 @click.option("--seconds", type=click.FloatRange(10), default=600.0, show_default=True, help="Of faults, for each broker.")
 @click.option("--faults", type=click.IntRange(1), help="How many; unset: one in 8 seconds, and more where a bug is hunted.")
 @click.option("--only", help=f"Kinds of faults, with commas: {', '.join(FAULTS)}.")
+@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE", help="An option of the handler: isolation=process.")
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Writes the result to this file, too.")
 @click.option("--bug", type=click.Choice([*BUGS, "all"]), help="Plants a bug, which must be found: then the exit code is 0.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder for the journal and the logs of the workers.")
@@ -51,6 +52,7 @@ def main(
     seconds: float,
     faults: int | None,
     only: str | None,
+    options: Sequence[str],
     as_json: Path | None,
     bug: str | None,
     keep: Path | None,
@@ -70,9 +72,10 @@ def main(
             again += f" --faults {least}"
             again += f" --only {few}" if few else ""
             again += f" --bug {planted}" if planted else ""
+            again += "".join(f" --set {option}" for option in options)
             console.print(f"{again}  # runs this one again", markup=False, highlight=False, soft_wrap=True)
             folder = (keep or Path(temporary)) / f"{number}-{name}"
-            results.append(_play(name, folder, seed, seconds, least, _kinds(few), planted))
+            results.append(_play(name, folder, seed, seconds, least, _kinds(few), planted, options))
     report.table(results, console)
     if as_json:
         report.write(results, as_json)
@@ -96,7 +99,16 @@ def _kinds(only: str | None) -> list[str]:
     return kinds
 
 
-def _play(broker: str, folder: Path, seed: int, seconds: float, least: int, kinds: Sequence[str], bug: str | None) -> Result:
+def _play(
+    broker: str,
+    folder: Path,
+    seed: int,
+    seconds: float,
+    least: int,
+    kinds: Sequence[str],
+    bug: str | None,
+    options: Sequence[str],
+) -> Result:
     """A campaign with containers of its own."""
     started = time.monotonic()
 
@@ -105,7 +117,9 @@ def _play(broker: str, folder: Path, seed: int, seconds: float, least: int, kind
 
     folder.mkdir(parents=True, exist_ok=True)
     with ToxiproxyContainer() as toxiproxy, closing(stage(broker, toxiproxy)) as made:
-        return Campaign(broker, made, folder, seed, seconds, least, kinds, bug, tell).run()
+        return Campaign(
+            broker, made, folder, seed, seconds, least, kinds, bug, dict(one.split("=", 1) for one in options), tell
+        ).run()
 
 
 if __name__ == "__main__":

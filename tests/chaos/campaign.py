@@ -6,7 +6,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,8 @@ class Campaign:
     """Faults."""
     kinds: Sequence[str] = tuple(FAULTS)
     bug: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Of the handler, besides `SETTINGS`."""
     tell: Callable[[str], object] = lambda line: None
     happened: list[Happened] = field(default_factory=list)
     skipped: int = 0
@@ -113,6 +115,7 @@ class Campaign:
         # The fuse of half of the campaigns never blows: there a flood goes on and on.
         settings = {name: value.format(dead=self.stage.dead) for name, value in SETTINGS.items()}
         settings["FLOOD"] = rng.choice(["1", "0.5"])
+        settings |= {name.upper(): value for name, value in self.options.items()}
         environ = {f"WORKER_HANDLERS__HANDLE__{name}": value for name, value in settings.items()}
         environ |= {"CHAOS_JOURNAL": str(self.folder / "journal"), "CHAOS_MOOD": str(self.folder / "mood")}
         environ |= {"CHAOS_BUG": self.bug or ""}
