@@ -24,7 +24,7 @@ from worker.plugins import connector
 from worker.testing import KafkaContainer, RabbitMQContainer
 from worker.work import GivenUp
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 KILLS = int(os.environ.get("KILLS", "4"))
 """20 were tried before a release."""
