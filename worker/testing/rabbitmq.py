@@ -109,7 +109,7 @@ class RabbitMQContainer(BrokerContainer):
                 channel.basic_publish(queue, (key or b"").decode(), value, told, mandatory=True)
 
     def read(self, queue: str) -> list[Record[bytes]]:
-        """All that is ready in `queue`; it stays there."""
+        """All that is ready in `queue`; it stays there, and in order as long as nothing else that came back waits in it."""
         if not (count := self.depth(queue)):
             return []
         found: list[Record[bytes]] = []
