@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message
 
-from benchmarks import jobs
+from benchmarks.peers.client import unique
 
 BEST = {"fetch.queue.backoff.ms": 5}
 """Everything else as librdkafka has it: larger and smaller queues (`queued.max.messages.kbytes`) were not faster."""
@@ -20,7 +20,7 @@ def consumer(bootstrap: str, topic: str, start: str = "earliest", **config: Any)
     made = Consumer(
         {
             "bootstrap.servers": bootstrap,
-            "group.id": jobs.unique(),
+            "group.id": unique(),
             "auto.offset.reset": start,
             "enable.auto.commit": False,
             **BEST,
@@ -29,19 +29,6 @@ def consumer(bootstrap: str, topic: str, start: str = "earliest", **config: Any)
     )
     made.subscribe([topic])
     return made
-
-
-def consume(client: Consumer, use: Callable[[list[Message]], None], done: Callable[[], bool]) -> None:
-    """`consume(500)`: the fastest there is, but no window (a batch is whatever is there after 0.1 s)."""
-    committed = time.monotonic()
-    while not done():
-        messages = client.consume(500, 0.1)
-        if not messages:
-            continue
-        use(messages)
-        if (now := time.monotonic()) - committed >= COMMIT:
-            committed = now
-            client.commit(asynchronous=True)
 
 
 def poll(client: Consumer, use: Callable[[Message], None], done: Callable[[], bool]) -> None:

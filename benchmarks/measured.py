@@ -11,32 +11,10 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from benchmarks import bare, jobs, ours
-from benchmarks.meter import Meter, memory, percentile
-
-STAMP = 20
-"""Digits of the produce time that a record of the trickle begins with."""
-
-
-# Throughput
-
-
-def ours_throughput(bootstrap: str, topic: str, job: str, records: int, **_: Any) -> dict[str, Any]:
-    meter = Meter(records, lambda: worker.stop())
-    worker = ours.worker(bootstrap, topic, jobs.handler(job, meter), batch_size=500)
-    ours.run(worker)
-    return meter.result()
-
-
-def bare_throughput(
-    bootstrap: str, topic: str, job: str, records: int, config: dict[str, Any] | None = None, **_: Any
-) -> dict[str, Any]:
-    meter = Meter(records)
-    client = bare.consumer(bootstrap, topic, **(config or {}))
-    bare.consume(client, jobs.bare(job, meter), lambda: meter.done)
-    client.close()
-    return meter.result()
-
+from benchmarks import bare, ours
+from benchmarks.broker import SIZE
+from benchmarks.meter import memory, percentile
+from benchmarks.peers.client import STAMP
 
 # Latency
 
@@ -112,10 +90,14 @@ def trickle(bootstrap: str, topic: str, rate: float, **_: Any) -> dict[str, Any]
     threading.Thread(target=wait, daemon=True).start()
     number, began = 0, time.monotonic()
     while not ended.is_set():
-        producer.produce(topic, str(time.time_ns()).encode().rjust(STAMP, b"0").ljust(jobs.SIZE), partition=number % 4)
+        try:
+            producer.produce(topic, str(time.time_ns()).encode().rjust(STAMP, b"0").ljust(SIZE), partition=number % 4)
+            number += 1
+        except BufferError:
+            producer.poll(0.1)
         producer.poll(0)
-        number += 1
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        if (ahead := began + number / rate - time.monotonic()) > 0.0002:
+            time.sleep(ahead)
     producer.flush(10)
     return {"records": number}
 
@@ -207,11 +189,7 @@ def _idle(seconds: float, settle: float, run: Callable[[threading.Event], None])
 def main() -> None:
     spec = json.loads(sys.argv[1])
     runs: dict[str, Callable[..., dict[str, Any]]] = {
-        function.__name__: function
-        for function in (
-            *(ours_throughput, bare_throughput, ours_latency, bare_latency, trickle),
-            *(ours_slow, ours_idle, bare_idle),
-        )
+        function.__name__: function for function in (*(ours_latency, bare_latency, trickle, ours_slow, ours_idle, bare_idle),)
     }
     print(json.dumps(runs[spec.pop("run")](**spec)), flush=True)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from confluent_kafka import Consumer, Message
 
-from benchmarks import jobs
+from benchmarks.peers.client import unique
 from connectors import kafka_source
 from worker import App
 from worker.run import Worker
@@ -20,7 +20,7 @@ from worker.settings import load
 def worker(bootstrap: str, topic: str, handler: Callable[[Any], None], **options: Any) -> Worker:
     """One handler, all options at their defaults but those given."""
     app = App("bench", connections={"kafka": f"kafka://{bootstrap}"})
-    app.handler(f"kafka:{topic}", group=jobs.unique(), **options)(handler)
+    app.handler(f"kafka:{topic}", group=unique(), **options)(handler)
     return Worker(app, load(app, environ={}))
 
 

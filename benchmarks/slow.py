@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import jobs, process
-from benchmarks.broker import Broker
+from benchmarks import process
+from benchmarks.broker import SIZE, Broker
 from benchmarks.figures import Findings, Plan, Say
 
 SLEEP = 2.0
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
     empty = broker.topic("empty")
     idle = _idle(broker, plan, found, say, empty)
-    topic = broker.filled("touch", max(WAITING, plan.records))
+    topic = broker.filled(max(WAITING, plan.records))
     say(f"a handler that sleeps {SLEEP:g} s a batch, for {plan.slow_seconds:g} s")
     for batch_size in BATCHES:
         seen = process.measure(
@@ -30,7 +30,7 @@ def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
             batch_size=batch_size,
             sleep=SLEEP,
             seconds=plan.slow_seconds,
-            size=jobs.SIZE,
+            size=SIZE,
         )
         found.keep(f"slow {batch_size}", seen)
         _figures(f"a handler that sleeps 2 s, {batch_size:,} records a batch", seen, idle, found, full=batch_size == BATCHES[-1])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-from benchmarks import jobs
+from benchmarks.peers.client import unique
 from worker import App, Batch
 
 app = App("bench")
 
 
-@app.handler(f"kafka:{os.environ.get('BENCH_TOPIC', 'none')}", group=jobs.unique(), batch_size=500)
+@app.handler(f"kafka:{os.environ.get('BENCH_TOPIC', 'none')}", group=unique(), batch_size=500)
 def first(batch: Batch) -> None:
     os.write(1, f"{time.monotonic()}\n".encode())
     os._exit(0)

@@ -17,7 +17,7 @@ IMPORT = "import time; began = time.perf_counter(); import worker; print(time.pe
 
 
 def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
-    topic = broker.filled("touch", plan.records)
+    topic = broker.filled(plan.records)
     imports, helps, ours, bare = [], [], [], []
     for number in range(plan.starts):
         imports.append(float(_wall([sys.executable, "-c", IMPORT])[1]) * 1e3)

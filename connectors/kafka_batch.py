@@ -9,15 +9,20 @@ from confluent_kafka import Message
 
 from worker.interface import Batch, Partition, Record
 
-_error, _partition, _topic, _timestamp = Message.error, Message.partition, Message.topic, Message.timestamp
+_partition, _topic, _timestamp = Message.partition, Message.topic, Message.timestamp
 
 
 class KafkaBatch(Batch):
     """Records of one topic-partition; `native` is a list of `confluent_kafka.Message`."""
 
-    __slots__ = ()
+    __slots__ = ("_size",)
 
     native: Sequence[Message]
+
+    def __init__(self, partition: Partition, native: Sequence[Message], attempt: int = 1, size: int | None = None) -> None:
+        super().__init__(partition, native, attempt)
+        self._size = size
+        """Where it is known already."""
 
     def values(self) -> list[bytes | None]:
         return list(map(Message.value, self.native))
@@ -32,7 +37,7 @@ class KafkaBatch(Batch):
         return list(map(len, self.native))
 
     def size(self) -> int:
-        return sum(map(len, self.native))
+        return sum(map(len, self.native)) if self._size is None else self._size
 
     def record(self, index: int) -> Record[bytes]:
         message = self.native[index]
@@ -51,18 +56,11 @@ def partition_of(message: Message) -> Partition:
     return Partition(message.topic(), message.partition())  # type: ignore[arg-type]
 
 
-def errors(messages: Sequence[Message]) -> bool:
-    """Whether any of them is an error instead of a record."""
-    return next(filter(_error, messages), None) is not None
-
-
 def split(messages: list[Message], topic: str | None) -> list[KafkaBatch]:
     """One batch per partition, in the order delivered. `topic`: the only one they can be of, if there is only one.
 
     Sorting is stable and finds the runs in which the client delivers, so its cost hardly depends on how many there are.
     """
-    if topic is not None and len(ids := set(map(_partition, messages))) == 1:
-        return [KafkaBatch(Partition(topic, ids.pop()), messages)]  # type: ignore[arg-type]
     ordered = sorted(messages, key=_partition)  # type: ignore[arg-type]
     if topic is None:
         ordered.sort(key=_topic)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def producer_config(options: SinkOptions) -> dict[str, Any]:
     connection = options.connection
     defaults = {
         "client.id": f"dead-letters-{options.stream}",
-        "linger.ms": 5,
+        "linger.ms": 0,  # a batch waits for its letters; what goes out while others are on their way is joined anyway
         "compression.type": "lz4",
         # Only the broker and the topic decide what is too large.
         "message.max.bytes": 1_000_000_000,

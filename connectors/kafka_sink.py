@@ -32,14 +32,18 @@ _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 class _Reports:
     """What became of the letters of one `publish`; the reports may be served by any thread's poll."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, served: threading.Condition) -> None:
         self.left = expected
+        self._served = served
         self.failed: tuple[KafkaError, Message] | None = None
 
     def __call__(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self.failed is None:
             self.failed = error, message
         self.left -= 1
+        if not self.left:
+            with self._served:
+                self._served.notify_all()
 
 
 class KafkaSink:
@@ -53,6 +57,8 @@ class KafkaSink:
         self._clock = clock
         self._explain = Explain(options.connection.name, self._config, stream=options.stream, operation="Write")
         self._lock = threading.Lock()
+        self._polling = threading.Lock()
+        self._served = threading.Condition()
         self._producer: Producer | None = None
         self._ear = Ear()
         self._partitions = 0
@@ -85,21 +91,34 @@ class KafkaSink:
             return self._producer
 
     def publish(self, letters: Sequence[DeadLetter]) -> None:
-        reports = _Reports(len(letters))
+        reports = _Reports(len(letters), self._served)
         deadline = self._clock() + self._options.timeout + 1
         producer = self._connected()
         try:
             for letter in letters:
                 self._produce(producer, letter, reports, deadline)
-            # Another thread's poll may serve our reports, hence no longer wait than this.
             while reports.left and self._clock() < deadline:
-                producer.poll(_SERVE)
+                self._serve(producer, reports)
         except KafkaException as error:
             raise self._failure(error.args[0], None) from error
         if reports.failed is not None:
             raise self._failure(*reports.failed)
         if reports.left:
             raise PublishError(f"{self._stream}: {reports.left} not confirmed in {self._options.timeout:g} s{self._why()}")
+
+    def _serve(self, producer: Producer, reports: _Reports) -> None:
+        """One thread polls, for all: if each did, one would sleep in its poll while another one's serves its reports."""
+        if self._polling.acquire(blocking=False):
+            try:
+                while reports.left and producer.poll(_SERVE):
+                    pass
+            finally:
+                self._polling.release()
+                with self._served:
+                    self._served.notify_all()
+            return
+        with self._served:
+            self._served.wait_for(lambda: not reports.left or not self._polling.locked(), _SERVE)
 
     def _produce(self, producer: Producer, letter: DeadLetter, reports: _Reports, deadline: float) -> None:
         record = letter.record

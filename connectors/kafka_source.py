@@ -15,11 +15,12 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors import kafka_config
-from connectors.kafka_batch import errors, partition_of, split
+from connectors.kafka_batch import KafkaBatch, partition_of, split
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
 from connectors.kafka_positions import FLOODED, Positions
 from connectors.kafka_reach import reach
+from connectors.kafka_scan import scan
 from connectors.kafka_start import lookup, starts
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
@@ -277,14 +278,21 @@ class KafkaSource:
         except KafkaException as error:
             raise self._explain.error(error.args[0]) from error
         self._polled = now = self._clock()
-        if messages and errors(messages):
-            messages = self._without_errors(messages)
+        batches = self._batches(messages) if messages else []
         if now >= self._tended + min(_TEND, self._options.commit_interval):
             self._tended = now
             self._tend(consumer)
         if self._raised is not None:
             self._raise()
-        return list(split(messages, self._topic)) if messages else []
+        return batches
+
+    def _batches(self, messages: list[Message]) -> list[Batch]:
+        error, partition, size = scan(messages)
+        if error:
+            messages = self._without_errors(messages)
+        elif partition is not None and self._topic is not None:  # nearly always
+            return [KafkaBatch(Partition(self._topic, partition), messages, size=size)]
+        return list(split(messages, self._topic))
 
     def _receive(self, consumer: Consumer, max_records: int, timeout: float) -> list[Message]:
         self._moved = False

@@ -1,38 +1,25 @@
-"""Queues: the worker beside what a user would write with the client alone, on the same broker: `python -m benchmarks.queues`."""
+"""Who consumes from RabbitMQ and ActiveMQ, each in a process and an environment of its own: a counting handler, 200 B a message,
+prefetch of four batches, acknowledged by the batch where the client can."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from statistics import median
+from collections.abc import Callable
 from typing import Any
-
-import click
 
 from benchmarks.meter import Meter
 from benchmarks.process import ROOT
-from worker import App, Batch
-from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions
-from worker.settings import load
 
 SIZE = 200
-KINDS = {"quorum": "rabbitmq", "classic": "rabbitmq", "persistent": "activemq", "non-persistent": "activemq"}
-BATCH = {"rabbitmq": 500, "activemq": 100}
-PEERS = {"rabbitmq": ["select", "c", "aio_pika", "faststream"], "activemq": ["socket", "stomp_py"]}
-"""Those that are not installed are left out."""
-SLOW = {"aio_pika": 10, "faststream": 20}
-"""Read so many times fewer messages."""
-
-
-# What is measured, each in a process of its own
 
 
 def ours(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """This worker, as `worker run` makes it."""
+    from worker import App, Batch
     from worker.run import Worker
+    from worker.settings import load
 
     app = App("bench", connections={"q": url})
     meter = Meter(messages, lambda: worker.stop())
@@ -75,6 +62,7 @@ def select(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
 
 def c(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     """librabbitmq, where there is a compiler and its header."""
+    import subprocess
     import tempfile
     from urllib.parse import urlsplit
 
@@ -198,8 +186,9 @@ def stomp_py(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
 def letters(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     """Dead letters of ours, confirmed by the batch."""
     from connectors.rabbitmq_sink import RabbitMQSink
+    from worker.interface import DeadLetter, Partition, Record, SinkOptions
 
-    sink = RabbitMQSink(SinkOptions(_connection(url), queue))
+    sink = RabbitMQSink(SinkOptions(connection(url), queue))
     sink.open()
     many = [DeadLetter(Record(b"x" * SIZE, None, (), None, 0, Partition("q", 0)), ValueError(), 1, [])] * batch
     meter = Meter(messages)
@@ -215,7 +204,9 @@ def sleeping(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     import threading
 
     from benchmarks.meter import memory
+    from worker import App, Batch
     from worker.run import Worker
+    from worker.settings import load
 
     app = App("bench", connections={"q": url})
 
@@ -245,131 +236,48 @@ def one_by_one(url: str, queue: str, messages: int, batch: int) -> dict[str, Any
     return meter.result()
 
 
+def dramatiq(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
+    """An actor on its eight threads; it knows no batches, and makes a queue of its own, classic with priorities, filled here."""
+    import threading
+
+    import dramatiq
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    broker = RabbitmqBroker(url=url.replace("rabbitmq://", "amqp://"), confirm_delivery=False, middleware=[])
+    dramatiq.set_broker(broker)
+    meter, done, lock = Meter(messages), threading.Event(), threading.Lock()
+
+    @dramatiq.actor(queue_name=f"{queue}.dramatiq", broker=broker)
+    def count(value: str) -> None:
+        with lock:
+            meter.add(1)
+            if meter.done:
+                done.set()
+
+    for _ in range(messages + 100):
+        count.send("x" * SIZE)
+    worker = dramatiq.Worker(broker, worker_timeout=100)
+    worker.start()
+    done.wait()
+    worker.stop()
+    return meter.result()
+
+
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
-    run.__name__: run for run in (ours, select, c, aio_pika, faststream, socket, stomp_py, letters, one_by_one, sleeping)
+    run.__name__: run
+    for run in (ours, select, c, aio_pika, faststream, dramatiq, socket, stomp_py, letters, one_by_one, sleeping)
 }
 
 
-# Around it
+def connection(url: str) -> Any:
+    from worker import App
+    from worker.settings import load
 
-
-def _connection(url: str) -> Connection:
-    return load(_with_handler(App("bench", connections={"q": url})), environ={}).connections["q"]
-
-
-def _with_handler(app: App) -> App:
+    app = App("bench", connections={"q": url})
     app.handler("q:any")(lambda batch: None)
-    return app
-
-
-def measure(run: str, **told: Any) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.queues", "--run", json.dumps({"run": run, **told})]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    if done.returncode and ("ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr):
-        return {}
-    if done.returncode:
-        raise click.ClickException(f"{run} ended with {done.returncode}: {done.stderr[-1000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-@contextmanager
-def brokers(rabbitmq: str | None, activemq: str | None) -> Iterator[dict[str, str]]:
-    """Those at the URLs, else containers."""
-    from contextlib import ExitStack
-
-    from worker.testing import ActiveMQContainer, RabbitMQContainer
-
-    with ExitStack() as stack:
-        yield {
-            "rabbitmq": rabbitmq or stack.enter_context(RabbitMQContainer()).url,
-            "activemq": activemq or stack.enter_context(ActiveMQContainer()).url,
-        }
-
-
-def fill(kind: str, url: str, queue: str, messages: int) -> None:
-    """A fresh queue with a few more messages than are read, so that the last batch need not wait for its window."""
-    many = messages + 1_000
-    if KINDS[kind] == "rabbitmq":
-        measure("letters", url=f"{url}?declare={kind}", queue=queue, messages=many, batch=1_000)
-        return
-    from connectors.activemq_config import Login
-    from connectors.activemq_frames import encode
-    from connectors.activemq_link import Link
-
-    link = Link(Login.of(_connection(url)), beats=False)
-    told = {"destination": f"/queue/{queue}", "persistent": str(kind == "persistent").lower(), "content-length": str(SIZE)}
-    for _ in range(many // 1_000):
-        link.write(encode("SEND", told, b"x" * SIZE) * 999)
-        link.ask("SEND", told, b"x" * SIZE, timeout=60)
-    link.close()
-
-
-@click.command()
-@click.option("--pairs", default=5, show_default=True, help="Runs of each, one after the other.")
-@click.option("--messages", default=100_000, show_default=True, help="Messages a run reads.")
-@click.option("--rabbitmq", help="A RabbitMQ to use: rabbitmq://user:password@host:5672")
-@click.option("--activemq", help="An ActiveMQ to use: activemq://user:password@host:61613")
-@click.option("--run", hidden=True)
-def main(pairs: int, messages: int, rabbitmq: str | None, activemq: str | None, run: str | None) -> None:
-    """Measures consuming from RabbitMQ and ActiveMQ, and dead letters, beside the clients alone.
-
-    Example: python -m benchmarks.queues --pairs 3 --messages 50000
-    """
-    if run is not None:
-        told = json.loads(run)
-        print(json.dumps(RUNS[told.pop("run")](**told)))
-        return
-    with brokers(rabbitmq, activemq) as urls:
-        for kind, broker in KINDS.items():
-            one_kind(kind, broker, urls[broker], pairs, messages)
-        _show("dead letters, quorum", letters_beside_one_by_one(urls["rabbitmq"], pairs, messages))
-
-
-def one_kind(kind: str, broker: str, url: str, pairs: int, messages: int) -> None:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for number in range(pairs):
-        for name in ["ours", *PEERS[broker]]:
-            queue = f"bench.{kind}.{name}.{number}.{time.time_ns()}"
-            many = messages // SLOW.get(name, 1)
-            fill(kind, url, queue, many)
-            if result := measure(name, url=url, queue=queue, messages=many, batch=BATCH[broker]):
-                found.setdefault(name, []).append(result)
-    _show(f"{broker}, {kind}", found)
-    if kind == "non-persistent":  # which the broker keeps in its own memory
-        return
-    queue = f"bench.{kind}.sleeping.{time.time_ns()}"
-    fill(kind, url, queue, 10 * messages)
-    over = measure("sleeping", url=url, queue=queue, messages=0, batch=BATCH[broker])["peak_over_idle_mib"]
-    click.echo(f"{broker}, {kind}: {10 * messages:,} waiting behind a handler that sleeps: {over:.0f} MiB over idle")
-
-
-def letters_beside_one_by_one(url: str, pairs: int, messages: int) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for number in range(pairs):
-        for name in ("letters", "one_by_one"):
-            told = {"queue": f"bench.letters.{number}.{time.time_ns()}", "messages": messages, "batch": 500}
-            if name == "one_by_one":
-                measure("letters", url=f"{url}?declare=quorum", **(told | {"messages": 1_000}))
-                found.setdefault(name, []).append(measure(name, url=url, **told))
-            else:
-                found.setdefault(name, []).append(measure(name, url=f"{url}?declare=quorum", **told))
-    return found
-
-
-def _show(what: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    first, *others = found
-    for name in (first, *others):
-        rate = median(one["records_per_second"] for one in found[name])
-        cpu = median(one["cpu_us_per_record"] for one in found[name])
-        line = f"{what:26} {name:11} {rate:10,.0f}/s {cpu:7.2f} us CPU"
-        if name != first:
-            pairs = list(zip(found[first], found[name], strict=True))
-            times = median(a["records_per_second"] / b["records_per_second"] for a, b in pairs)
-            cost = median(a["cpu_us_per_record"] / b["cpu_us_per_record"] for a, b in pairs)
-            line += f"   {first}: {times:.2f} x the rate, {cost:.2f} of the CPU"
-        click.echo(line)
+    return load(app, environ={}).connections["q"]
 
 
 if __name__ == "__main__":
-    main()
+    told = json.loads(sys.argv[1])
+    print(json.dumps(RUNS[told.pop("run")](**told)), flush=True)

@@ -1,0 +1,81 @@
+"""What is compiled does the same as what is not."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from confluent_kafka import KafkaError, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors import kafka_scan
+from connectors.kafka_scan import pure, scan
+
+if scan is pure:
+    told = "the compiled scan was not built: no compiler, or a client made in another way"
+    if os.environ.get("CI") == "true":
+        pytest.fail(told)
+    pytest.skip(told, allow_module_level=True)
+
+
+def message(partition: int, value: bytes | None = b"x", error: int | None = None) -> Message:
+    failure = None if error is None else KafkaError(error)
+    return Message(topic="t", partition=partition, offset=0, value=value, error=failure)
+
+
+values = st.none() | st.binary(max_size=40)
+messages = st.builds(message, st.sampled_from([0, 1, 255, 256, 300, 100_000]), values)
+errors = st.builds(
+    message, st.sampled_from([0, 300]), values, st.sampled_from([KafkaError._TRANSPORT, KafkaError._PARTITION_EOF])
+)
+
+
+@given(st.lists(messages) | st.lists(messages | errors) | st.lists(st.builds(message, st.just(1_000), values)))
+def test_it_finds_what_the_pure_one_finds(polled: list[Message]) -> None:
+    assert scan(polled) == pure(polled)
+
+
+def test_one_partition_and_all_its_bytes() -> None:
+    assert scan([message(7, b"abc"), message(7, None), message(7, b"")]) == (False, 7, 3)
+    assert scan([message(7), message(8)]) == (False, None, 2)
+    assert scan([]) == (False, None, 0)
+
+
+def test_an_error_is_seen_wherever_it_is() -> None:
+    for at in range(3):
+        polled = [message(0), message(0), message(0)]
+        polled[at] = message(0, error=KafkaError._TRANSPORT)
+        assert scan(polled)[0]
+
+
+def test_what_is_no_message_is_refused() -> None:
+    for wrong in ([message(0), b"no"], (message(0),)):
+        with pytest.raises(TypeError):
+            scan(wrong)  # type: ignore[arg-type]
+
+
+def test_a_client_made_in_another_way_is_refused() -> None:
+    class Python:
+        def error(self) -> None: ...
+
+        def partition(self) -> int:
+            return 0
+
+    with pytest.raises(TypeError):
+        kafka_scan.prepare(Python)  # type: ignore[arg-type]
+
+
+def test_it_keeps_no_references() -> None:
+    polled = [message(100_000, b"a" * 100), message(100_000)]
+    failed = [message(100_000), message(0, error=KafkaError._TRANSPORT)]
+    before = [sys.getrefcount(one) for one in polled]
+    blocks = sys.getallocatedblocks()
+    for _ in range(10_000):
+        scan(polled)
+        scan(failed)
+        with pytest.raises(TypeError):
+            scan([*polled, None])  # type: ignore[list-item]
+    assert [sys.getrefcount(one) for one in polled] == before
+    assert sys.getallocatedblocks() - blocks < 5_000  # one a round would be 10,000
