@@ -1,4 +1,4 @@
-# Nothing but make and a Python of 3.11 or later: PYTHON=/path/to/python picks one, VENV=folder another place for it.
+# Nothing but make and a Python of 3.11 or later (a C compiler, if there is one, makes the Kafka connector a little faster): PYTHON=/path/to/python picks one, VENV=folder another place for it.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?=
 CHAOS ?=
+PEERS ?= --write
 
-.PHONY: demo test unit check format bench chaos simulation clean
+.PHONY: demo test unit check format bench bench-peers profile chaos simulation clean
 
 demo: $(VENV)/.installed
 	$(BIN)/worker demo
@@ -29,8 +30,14 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.queues
+	$(BIN)/python -m benchmarks.peers --only works,queues --peers ours,bare,C,Select,socket,stomp.py --rounds 5
 	$(BIN)/python -m benchmarks.isolation
+
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.peers $(PEERS)
+
+profile: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.profile
 
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS)
@@ -39,7 +46,7 @@ simulation: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation --runs 100000
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist connectors/*.so benchmarks/peers/.environments .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python of 3.11 or later found: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -26,11 +26,11 @@ class Plan:
     """How much of everything."""
 
     rounds: int = 5
-    records: int = 3_000_000
+    records: int = 2_000_000
     """Of the fastest; the others read fewer, for about as many seconds."""
-    validated: int = 600_000
+    validated: int = 400_000
     waits: int = 20_000
-    seconds: float = 5.0
+    seconds: float = 4.0
     """Of a trickle."""
     peers: tuple[str, ...] = ()
     """Words of names; none: all."""
