@@ -24,6 +24,7 @@ FIGURES = {
     "records_per_second": ("records/s", "{:,.0f}"),
     "cpu_us_per_record": ("CPU µs a record", "{:.3g}"),
     "peak_mib": ("peak MiB", "{:.0f}"),
+    "start_s": ("start s", "{:.2f}"),
     "rate": ("records/s", "{:,.0f}"),
     "p50_ms": ("p50 ms", "{:.2f}"),
     "p99_ms": ("p99 ms", "{:.2f}"),
@@ -42,8 +43,13 @@ def show(console: Console, table: Table) -> None:
 
 
 def _heads(table: Table) -> list[str]:
-    heads = [FIGURES[name][0] for name in table.figures]
+    heads = [FIGURES[name][0] for name in _shown(table)]
     return ["", *heads, *(["ours is"] if _compared(table) else [])]
+
+
+def _shown(table: Table) -> list[str]:
+    """Figures that anybody has."""
+    return [name for name in table.figures if any(row.values(name) for row in table.rows)]
 
 
 def _compared(table: Table) -> bool:
@@ -54,7 +60,7 @@ def _cells(table: Table) -> list[list[str]]:
     found = []
     for row in table.rows:
         cells = [row.name]
-        for name in table.figures:
+        for name in _shown(table):
             values = row.values(name)
             how = FIGURES[name][1]
             spread = f" ({how.format(min(values))} - {how.format(max(values))})" if len(values) > 1 else ""
@@ -83,7 +89,7 @@ def write(about: Mapping[str, Any], tables: Sequence[Table], say: Callable[[str]
         "acknowledged. The peers are [a short file each](../benchmarks/peers), in environments of their own, pinned in",
         "`environments.py`. A figure is the median of the rounds, with the lowest and the highest; *ours is* the median of the",
         "ratios of each round. A round counts unless its first peer, which is played again at the end of it, was",
-        f"{APART:g} times faster at one end than at the other.",
+        f"{APART:g} times faster at one end than at the other. All figures of all rounds: [figures.json](benchmarks/figures.json).",
         "",
         f"{about['at']}: {about['cores']} cores ({about['cpu']}), Python {about['python']}, confluent-kafka "
         f"{about['confluent_kafka']}, load {about['load']:.1f} at the start, {about['seconds'] // 60} minutes. "
@@ -100,6 +106,8 @@ def write(about: Mapping[str, Any], tables: Sequence[Table], say: Callable[[str]
         lines.append("")
     PAGE.write_text("\n".join(lines) + NOTES + kept)
     _plot(tables)
+    raw = json.dumps({"about": about, "tables": [asdict(table) for table in tables]})
+    (PLOTS / "figures.json").write_text(raw + "\n")
     say(f"wrote {PAGE.relative_to(ROOT)}")
 
 

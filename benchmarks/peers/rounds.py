@@ -34,7 +34,7 @@ class Table:
 
     title: str
     rows: list[Row]
-    figures: Sequence[str] = ("records_per_second", "cpu_us_per_record", "peak_mib")
+    figures: Sequence[str] = ("records_per_second", "cpu_us_per_record", "peak_mib", "start_s")
     noisy: int = 0
     """Rounds that were thrown away."""
     kept_noisy: int = 0
@@ -76,6 +76,6 @@ def play(
         say(f"{title}: {told}")
         for row in made.rows:
             if (one := found[row.name]) is not None:
-                row.runs.append(one)
+                row.runs.append({name: value for name, value in one.items() if name != "progress"})
     made.rows = [row for row in made.rows if row.runs]
     return made

@@ -73,7 +73,7 @@ class Running:
         if self._process.returncode or not told:
             raise RuntimeError(f"{self.peer.name} ended with {self._process.returncode}: {self._failure()}")
         found: dict[str, Any] = json.loads(told[-1])
-        return found | {"start_s": found["first"] - self.began}
+        return found | {"start_s": found.pop("first") - self.began}
 
     def _failure(self) -> str:
         errors = getattr(self, "_errors", None) or (self._process.stderr.read() if self._process.stderr else "")

@@ -20,7 +20,7 @@ def run(spec: Spec, work: Work) -> None:
     options: dict[str, Any] = {"batch_size": spec.batch, **(spec.options or {})}
     if "://" not in spec.server:
         options |= {"group": spec.group, "start": spec.start}
-    if spec.work == "latency":
+    if spec.work in ("latency", "gaps"):
         options["window"] = 0
     if spec.dead:
         options["dead_letter"] = f"it:{spec.dead}"
