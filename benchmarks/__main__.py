@@ -14,6 +14,8 @@ from rich.console import Console
 
 from benchmarks import broker, latency, process, report, slow, starting, throughput
 from benchmarks.figures import QUICK, Findings, Plan, Say
+from benchmarks.peers import guard
+from benchmarks.throughput import BARE
 
 CASES: dict[str, Callable[[broker.Broker, Plan, Findings, Say], None]] = {
     "throughput": throughput.run,
@@ -30,9 +32,11 @@ CASES: dict[str, Callable[[broker.Broker, Plan, Findings, Say], None]] = {
     "--records", type=click.IntRange(10_000), help="Records that each throughput run reads: 10,000,000 (orders: a fifth)."
 )
 @click.option("--quick", is_flag=True, help="Two minutes, to see that it works: not for figures.")
+@click.option("--accept", is_flag=True, help="Keep the ratios of throughput in benchmarks/ratios.json.")
 @click.option("--bootstrap", metavar="HOST:PORT", help="A broker to use instead of a container of its own.")
-@click.option("--write", is_flag=True, help="Write the figures to docs/benchmarks.md.")
-def main(names: tuple[str, ...], pairs: int | None, records: int | None, quick: bool, bootstrap: str | None, write: bool) -> None:
+def main(
+    names: tuple[str, ...], pairs: int | None, records: int | None, quick: bool, accept: bool, bootstrap: str | None
+) -> None:
     """Measures the worker beside a bare client: throughput, latency, slow (and idle), start; without a name all of them.
 
     Example: python -m benchmarks throughput --pairs 3 --records 2000000
@@ -58,9 +62,12 @@ def main(names: tuple[str, ...], pairs: int | None, records: int | None, quick: 
         "seconds": time.monotonic() - began,
     }
     report.show(console, found.figures)
+    ratios = {f"{one.case}: {one.what}": one.value for one in found.figures if one.what == BARE}
+    if accept:
+        guard.accept(ratios)
+    elif not quick and ratios:
+        guard.compare(ratios, say)
     say(f"raw figures: {report.keep(found, about).relative_to(process.ROOT)}")
-    if write:
-        report.write(found, about)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures as a table for a terminal, as JSON, and as the page docs/benchmarks.md."""
+"""The figures as a table for a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ from benchmarks import process
 from benchmarks.figures import Figure, Findings
 
 RESULTS = process.ROOT / "benchmarks" / "results"
-PAGE = process.ROOT / "docs" / "benchmarks.md"
-NOTES = "<!-- notes -->"
-"""What stands below this line of the page is written by people, and kept."""
 SAID = {True: "yes", False: "no", None: ""}
 
 
@@ -56,25 +53,3 @@ def keep(found: Findings, about: dict[str, Any]) -> Path:
     figures = [asdict(figure) | {"holds": figure.holds} for figure in found.figures]
     path.write_text(json.dumps({**about, "loads": found.loads, "figures": figures, "raw": found.raw}, indent=1) + "\n")
     return path
-
-
-def write(found: Findings, about: dict[str, Any]) -> None:
-    kept = PAGE.read_text().partition(NOTES)[2] if PAGE.exists() else "\n"
-    loads = f"{min(found.loads):.1f} to {max(found.loads):.1f}"
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `python -m benchmarks --write`: our worker and the bare client in turns, each run in a process of its own,",
-        "on one machine with its broker. Ratios are the median of the ratios of the pairs, with the lowest and the highest; the",
-        "machine is noisy, so the ratio of CPU is firmer than that of throughput.",
-        "",
-        f"{about['at']}: {about['cores']} cores ({about['cpu']}), Python {about['python']}, confluent-kafka "
-        f"{about['confluent_kafka']} (librdkafka {about['librdkafka']}), load average {loads} while it ran.",
-        f"Command: `{about['command']}`.",
-        "",
-    ]
-    for case, group in groupby(found.figures, key=lambda figure: figure.case):
-        lines += [f"## {case[0].upper()}{case[1:]}", "", "| | measured | target | holds |", "|---|---|---|---|"]
-        lines += [f"| {f.what} | {f.measured} | {f.target} | {SAID[f.holds]} |" for f in group]
-        lines.append("")
-    PAGE.write_text("\n".join(lines) + NOTES + kept)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.broker import Broker
 from benchmarks.figures import Findings, Pair, Plan, Say, ratios
+from benchmarks.peers import kafka_peers
 from benchmarks.peers.client import Spec, unique
-from benchmarks.peers.kafka_peers import BARE, OURS
 from benchmarks.peers.run import measure
 
 WORKS = {
@@ -16,6 +16,7 @@ WORKS = {
 }
 """What is said of each, and the share of the bare loop's rate that is asked for."""
 CPU = 1.15
+BARE = "throughput, of the bare loop's"
 
 
 def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
@@ -24,7 +25,10 @@ def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
         topic = broker.filled(plan.records)
         pairs: list[Pair] = []
         for number in range(plan.pairs):
-            ours, bare = (measure(peer, Spec(broker.bootstrap, topic, work, unique(), records=records)) for peer in (OURS, BARE))
+            ours, bare = (
+                measure(peer, Spec(broker.bootstrap, topic, work, unique(), records=records))
+                for peer in (kafka_peers.OURS, kafka_peers.BARE)
+            )
             pairs.append((ours, bare))
             found.keep(f"throughput {work}", {"ours": ours, "bare": bare})
             say(
@@ -37,6 +41,6 @@ def run(broker: Broker, plan: Plan, found: Findings, say: Say) -> None:
             found.add(told, f"records/s, {whose}", [one["records_per_second"] for one in runs])
             found.add(told, f"CPU s per million records, {whose}", [one["cpu_us_per_record"] for one in runs], "s")
             found.add(told, f"peak memory, {whose}", [one["peak_mib"] for one in runs], "MiB")
-        found.add(told, "throughput, of the bare loop's", ratios(pairs, "records_per_second"), at_least=least)
+        found.add(told, BARE, ratios(pairs, "records_per_second"), at_least=least)
         target = {"at_most": CPU} if work in ("count", "touch") else {}
         found.add(told, "CPU, of the bare loop's", ratios(pairs, "cpu_us_per_record"), **target)

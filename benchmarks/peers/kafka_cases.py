@@ -104,6 +104,7 @@ def promises(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
     topic, dead = broker.filled(plan.records), broker.topic("dead")
     runs = {
         "ours, 1 % dead-lettered": ours("fail", plan.records, topic, dead=dead, options={"flood": 1.0}),
+        "the same, concurrency=4": ours("fail", plan.records, topic, dead=dead, options={"flood": 1.0, "concurrency": 4}),
         "ours, nothing fails": ours("pass", plan.records, topic, dead=dead),
         "bare loop that produces them": lambda: measure(
             BARE, Spec(broker.bootstrap, topic, "fail", unique(), records=plan.records, dead=dead)

@@ -89,7 +89,7 @@ def write(about: Mapping[str, Any], tables: Sequence[Table], say: Callable[[str]
         "acknowledged. The peers are [a short file each](../benchmarks/peers), in environments of their own, pinned in",
         "`environments.py`. A figure is the median of the rounds, with the lowest and the highest; *ours is* the median of the",
         "ratios of each round. A round counts unless its first peer, which is played again at the end of it, was",
-        f"{APART:g} times faster at one end than at the other. All figures of all rounds: [figures.json](benchmarks/figures.json).",
+        f"{APART:g} times faster at one end than at the other. All figures: [figures.json](benchmarks/figures.json).",
         "",
         f"{about['at']}: {about['cores']} cores ({about['cpu']}), Python {about['python']}, confluent-kafka "
         f"{about['confluent_kafka']}, load {about['load']:.1f} at the start, {about['seconds'] // 60} minutes. "
