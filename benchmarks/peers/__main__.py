@@ -19,7 +19,7 @@ from benchmarks.peers import guard, kafka_cases, page, queue_cases
 from benchmarks.peers.kafka_cases import QUICK, Plan
 from benchmarks.peers.rounds import Table
 
-GROUPS = ("works", "shapes", "promises", "latencies", "lives", "queues")
+GROUPS = ("works", "promises", "latencies", "lives", "shapes", "queues")
 
 
 @click.command()
@@ -53,9 +53,14 @@ def main(
 
     tables: list[Table] = []
     about = report.machine() | {"command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]), "load": os.getloadavg()[0]}
-    for table in _play(groups, plan, bootstrap, quick, say):
-        tables.append(table)
-        page.show(console, table)
+    code = 0
+    try:
+        for table in _play(groups, plan, bootstrap, quick, say):
+            tables.append(table)
+            page.show(console, table)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        say("stopped: what was measured until now is kept")
+        code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
     about["seconds"] = round(time.monotonic() - began)
     path = to or report.RESULTS / time.strftime("peers-%Y%m%d-%H%M%S.json")
     path.parent.mkdir(exist_ok=True)
@@ -66,6 +71,7 @@ def main(
     if write:
         page.write(about, tables, say)
         guard.accept(guard.ratios(tables))
+    sys.exit(code)
 
 
 def _play(groups: list[str], plan: Plan, bootstrap: str | None, quick: bool, say: kafka_cases.Say) -> Iterator[Table]:
@@ -77,13 +83,14 @@ def _play(groups: list[str], plan: Plan, bootstrap: str | None, quick: bool, say
                     if not rates:
                         rates = {row.name: row.median("records_per_second") or 0.0 for row in table.rows}
                     yield table
-            for name in ("shapes", "promises"):
-                if name in groups:
-                    yield from getattr(kafka_cases, name)(kafka, plan, say)
+            if "promises" in groups:
+                yield from kafka_cases.promises(kafka, plan, say)
             if "latencies" in groups:
                 yield from kafka_cases.latencies(kafka, plan, say, rates)
             if "lives" in groups:
                 yield from kafka_cases.lives(kafka, plan, say)
+            if "shapes" in groups:
+                yield from kafka_cases.shapes(kafka, plan, say)
     if "queues" in groups:
         yield from queue_cases.run(plan.rounds, 5_000 if quick else 50_000, plan.peers, say)
 

@@ -35,6 +35,11 @@ class Plan:
     peers: tuple[str, ...] = ()
     """Words of names; none: all."""
 
+    @property
+    def few(self) -> int:
+        """Rounds of what takes seconds whoever does it."""
+        return -(-self.rounds // 2)
+
     def wanted(self, peer: Peer) -> bool:
         return not self.peers or any(word in peer.name for word in self.peers)
 
@@ -172,7 +177,7 @@ def latencies(broker: Broker, plan: Plan, say: Say, fastest: dict[str, float]) -
         topic = broker.topic(f"trickle-{rate}")
         with _trickle(broker, topic, rate):
             runs = {peer.name: run(peer, topic) for peer in peers}
-            yield play(f"Delay at {rate:,} records/s", runs, min(3, plan.rounds), say, "p50_ms", figures=told)
+            yield play(f"Delay at {rate:,} records/s", runs, plan.few, say, "p50_ms", figures=told)
         broker.delete(topic)
 
     def half(peer: Peer) -> Measure:
@@ -190,7 +195,7 @@ def latencies(broker: Broker, plan: Plan, say: Say, fastest: dict[str, float]) -
 
     runs = {peer.name: half(peer) for peer in peers}
     title = f"Delay at half of each one's own rate (at most {MOST_TRICKLE:,} records/s)"
-    yield play(title, runs, min(3, plan.rounds), say, "p50_ms", figures=("rate", *told))
+    yield play(title, runs, plan.few, say, "p50_ms", figures=("rate", *told))
 
 
 def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
@@ -205,7 +210,7 @@ def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         return {"stop_s": running.stop()}
 
     runs: dict[str, Measure] = {peer.name: lambda peer=peer: stop(peer) for peer in peers}
-    yield play("SIGTERM to the end, 50 ms a batch", runs, min(3, plan.rounds), say, "stop_s", figures=("stop_s",))
+    yield play("SIGTERM to the end, 50 ms a batch", runs, plan.few, say, "stop_s", figures=("stop_s",))
 
     def join_and_leave(peer: Peer) -> dict[str, Any]:
         group = unique()
@@ -223,7 +228,7 @@ def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
     with _trickle(broker, trickle, 2_000):
         runs = {peer.name: lambda peer=peer: join_and_leave(peer) for peer in peers}
         title = "Longest time without a record for a member while another one joins and leaves, 2,000 records/s"
-        yield play(title, runs, min(3, plan.rounds), say, "gap_s", figures=("gap_s",))
+        yield play(title, runs, plan.few, say, "gap_s", figures=("gap_s",))
     imports = {name: run for name, run in _imports().items() if not plan.peers or any(word in name for word in plan.peers)}
     yield play("Import", imports, plan.rounds, say, "import_ms", figures=("import_ms",))
 

@@ -17,14 +17,14 @@ SIZE = 200
 
 def ours(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     """This worker, as `worker run` makes it."""
-    from worker import App, Batch
+    from worker import App
     from worker.run import Worker
     from worker.settings import load
 
     app = App("bench", connections={"q": url})
     meter = Meter(messages, lambda: worker.stop())
 
-    def count(batch: Batch) -> None:
+    def count(batch):  # type: ignore[no-untyped-def]  # a batch
         meter.add(len(batch))
 
     app.handler(f"q:{queue}", batch_size=batch)(count)
@@ -204,13 +204,13 @@ def sleeping(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     import threading
 
     from benchmarks.meter import memory
-    from worker import App, Batch
+    from worker import App
     from worker.run import Worker
     from worker.settings import load
 
     app = App("bench", connections={"q": url})
 
-    def sleep(batch: Batch) -> None:
+    def sleep(batch):  # type: ignore[no-untyped-def]
         time.sleep(1.0)
 
     app.handler(f"q:{queue}", batch_size=batch)(sleep)
