@@ -45,6 +45,15 @@ def test_what_is_always_disturbed_is_kept_in_the_end_and_said() -> None:
     assert (made.noisy, made.kept_noisy) == (1, 1)
 
 
+def test_who_fails_is_left_out_and_said() -> None:
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    told: list[str] = []
+    made = play("t", {"ours": lambda: {"records_per_second": 1.0}, "bad": fail}, 2, told.append)
+    assert [row.name for row in made.rows] == ["ours"] and told[0] == "t: left out: no"
+
+
 def test_what_fell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(guard, "FILE", tmp_path / "ratios.json")
     guard.accept({"a": 1.0, "b": 1.0})

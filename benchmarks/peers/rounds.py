@@ -11,7 +11,7 @@ Measure = Callable[[], dict[str, Any] | None]
 """One run; None: not installed here."""
 APART = 1.5
 """A round whose first peer is so many times faster at one end of the round than at the other does not count: the machine was
-disturbed. As many again are played, at most."""
+disturbed. Half as many again are played, at most."""
 
 
 @dataclass
@@ -59,12 +59,26 @@ def play(
 ) -> Table:
     """`runs` in turns, `rounds` times; the first of them once more at the end of each, as the measure of the machine."""
     made = Table(title, [Row(name) for name in runs], **table)
-    spare = rounds
+    spare = max(1, rounds // 2)
+    failed: set[str] = set()
+
+    def attempt(name: str) -> dict[str, Any] | None:
+        """Somebody who fails is left out, and the rest goes on."""
+        if name in failed:
+            return None
+        try:
+            return runs[name]()
+        except RuntimeError as error:
+            failed.add(name)
+            say(f"{title}: left out: {error}")
+            return None
+
     while min((len(row.runs) for row in made.rows if row.runs), default=0) < rounds or not any(row.runs for row in made.rows):
-        found = {name: run() for name, run in runs.items()}
+        found = {name: attempt(name) for name in runs}
         first = next(iter(runs))
-        begin, end = found[first], runs[first]() if len(runs) > 1 else found[first]
-        assert begin is not None and end is not None
+        begin, end = found[first], attempt(first) if len(runs) > 1 else found[first]
+        if begin is None or end is None:
+            raise RuntimeError(f"{title}: there is no measure without {first}")
         apart = max(begin[figure], end[figure]) / max(1e-9, min(begin[figure], end[figure]))
         told = ", ".join(f"{name} {one[figure]:,.6g}" for name, one in found.items() if one is not None)
         if figure == "records_per_second" and apart > APART and spare:
@@ -77,5 +91,5 @@ def play(
         for row in made.rows:
             if (one := found[row.name]) is not None:
                 row.runs.append({name: value for name, value in one.items() if name != "progress"})
-    made.rows = [row for row in made.rows if row.runs]
+    made.rows = [row for row in made.rows if row.runs and row.name not in failed]
     return made

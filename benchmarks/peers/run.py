@@ -39,6 +39,7 @@ class Running:
     def __init__(self, peer: Peer, spec: Spec) -> None:
         self.peer = peer
         self.began = time.time()
+        self._errors: str | None = None
         command = [environments.python(peer.environment), "-W", "ignore", "-m", f"benchmarks.peers.{peer.module}"]
         self._process = subprocess.Popen(
             [*command, json.dumps(asdict(spec))],
@@ -69,15 +70,19 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise RuntimeError(f"{self.peer.name} did not end within {PATIENCE:.0f} s") from None
-        told = [line for line in written.splitlines() if line.startswith("{")]
+        told = [
+            line[line.index("{") :] for line in written.splitlines() if '{"' in line
+        ]  # Faust tells the terminal things before
         if self._process.returncode or not told:
             raise RuntimeError(f"{self.peer.name} ended with {self._process.returncode}: {self._failure()}")
         found: dict[str, Any] = json.loads(told[-1])
         return found | {"start_s": found.pop("first") - self.began}
 
     def _failure(self) -> str:
-        errors = getattr(self, "_errors", None) or (self._process.stderr.read() if self._process.stderr else "")
-        return errors[-800:]
+        if self._errors is None:
+            assert self._process.stderr is not None
+            self._errors = self._process.stderr.read()
+        return self._errors[-800:]
 
 
 def measure(peer: Peer, spec: Spec) -> dict[str, Any]:
