@@ -73,7 +73,7 @@ def play(
             say(f"{title}: left out: {error}")
             return None
 
-    while min((len(row.runs) for row in made.rows if row.runs), default=0) < rounds or not any(row.runs for row in made.rows):
+    while len(made.rows[0].runs) < rounds:
         found = {name: attempt(name) for name in runs}
         first = next(iter(runs))
         begin, end = found[first], attempt(first) if len(runs) > 1 else found[first]
