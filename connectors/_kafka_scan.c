@@ -52,7 +52,7 @@ static PyObject *scan(PyObject *module, PyObject *messages)
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(messages); i++) {
         PyObject *message = PyList_GET_ITEM(messages, i), *found;
         Py_ssize_t size;
-        if (!Py_IS_TYPE(message, type_of_messages)) {
+        if (!PyObject_TypeCheck(message, type_of_messages)) {
             PyErr_Format(PyExc_TypeError, "not a message: %R", message);
             goto failed;
         }
@@ -70,8 +70,10 @@ static PyObject *scan(PyObject *module, PyObject *messages)
                 number = found;
             }
             else {
-                several = found != number && PyObject_RichCompareBool(found, number, Py_NE) != 0;
+                several = found != number ? PyObject_RichCompareBool(found, number, Py_NE) : 0;
                 Py_DECREF(found);
+                if (several < 0)
+                    goto failed;
             }
         }
         if ((size = PyObject_Size(message)) < 0)
