@@ -15,6 +15,8 @@ def unreachable(connection: Connection, host: str, error: BaseException) -> Conn
     where = f"connection {connection.name}: {host}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refused(f"{where}: its certificate is not accepted: {error.verify_message}: see cafile= and server_hostname=")
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # also while the broker starts or stops behind something
+        return Unavailable(f"{where}: no TLS: it closed the connection during the handshake; activemq+ssl:// is for the TLS port")
     if isinstance(error, ssl.SSLError):
         return Refused(f"{where}: no TLS: {error.reason or error}: activemq+ssl:// is for the TLS port, activemq:// for 61613")
     if isinstance(error, socket.gaierror):

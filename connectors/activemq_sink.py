@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,12 @@ _IDLE = 5.0
 """Seconds without a publish after which the connection is tried before it is trusted."""
 _KEPT = {name: said for said, name in STANDARD.items() if said not in ("destination", "expires")}
 """Properties of a record that its letter has, too: not its expiry, which would throw it away."""
-_SAID_BY_US = {"destination", "receipt", "persistent", "content-length", "ack", "id", "transaction"}
+_MEANT = re.compile(
+    r"destination|receipt|persistent|content-length|ack|id|transaction|expires|priority|timestamp|reply-to|correlation-id|type"
+    r"|transformation.*|message-id|redelivered|subscription|selector|(JMS|AMQ_).*"
+)
+"""Names that the broker gives a meaning to: `expires` would throw a letter away after it was confirmed, `timestamp: today` ends
+the connection. A record's own headers of these names travel with `x-` before them."""
 
 
 class ActiveMQSink:
@@ -93,8 +99,10 @@ class ActiveMQSink:
         if not (record.properties.get("text") is True and b"\0" not in body):
             told["content-length"] = str(len(body))
         for name, value in letter.headers:
-            if name and name not in _SAID_BY_US:
-                told[name] = "" if value is None else value.decode(errors="backslashreplace")
+            if name:
+                told[f"x-{name}" if _MEANT.fullmatch(name) else name] = (
+                    "" if value is None else value.decode(errors="backslashreplace")
+                )
         if record.key is not None:
             told["JMSXGroupID"] = told[KEY_HEADER] = record.key.decode(errors="backslashreplace")
         if record.value is None:

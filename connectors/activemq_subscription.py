@@ -13,7 +13,10 @@ from connectors.activemq_link import Link
 from worker.interface import Partition
 
 _ids = itertools.count(1)
-_NOT_SENT_AGAIN = {"ack", "subscription", "message-id", "timestamp", "redelivered", "content-length", "expires", "destination"}
+_NOT_SENT_AGAIN = {
+    *("ack", "subscription", "message-id", "timestamp", "redelivered", "content-length", "expires", "destination"),
+    *("transaction", "receipt", "id", "JMSExpiration", "selector"),
+}
 
 
 class Subscription:

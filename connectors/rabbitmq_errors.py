@@ -33,6 +33,8 @@ def login_failed(connection: Connection, host: str, error: BaseException) -> Con
             return Refused(f"{where} has no virtual host {vhost}, or user {_user(connection)} may not use it: {reason(cause)}")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Refused(f"{where}: its certificate is not accepted: {cause.verify_message}: see cafile= and server_hostname=")
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # also while the broker starts or stops behind something
+            return Unavailable(f"{where}: no TLS: it closed the connection during the handshake; amqps:// is for port 5671")
         if isinstance(cause, ssl.SSLError):
             return Refused(f"{where}: no TLS: {cause.reason or cause}: amqps:// is for the TLS port, 5671, rabbitmq:// for 5672")
         if isinstance(cause, exceptions.IncompatibleProtocolError):  # also while the broker starts or stops

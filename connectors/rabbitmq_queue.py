@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pika
@@ -158,12 +159,22 @@ class Consumer:
 
     def ack(self, tags: Sequence[int]) -> bytes:
         """The frames that tell the broker that these are finished."""
+        if self._ended:
+            return b""
         number = self._open.number
         return b"".join(ack(number, tag, multiple) for tag, multiple in self.acks.settle(tags))
 
     def reject(self, tags: Sequence[int]) -> bytes:
+        if self._ended:
+            return b""
         self.acks.forget(tags)
         return b"".join(reject(self._open.number, tag) for tag in tags)
+
+    @property
+    def _ended(self) -> bool:
+        """What was delivered comes again. Its channel's number may be another consumer's by now, whose messages an ack would
+        settle: they were lost so, when both channels of a handler were closed at once."""
+        return self._open.closed is not None
 
     @property
     def _open(self) -> Channel:
@@ -181,13 +192,16 @@ class Consumer:
     def flush(self) -> None:
         """Returns once the broker has taken every ack: it answers in order."""
         if self._channel is not None and self.lost is None:
-            self._channel.ask(self._channel.pika.basic_qos, prefetch_count=self._prefetch)
+            with suppress(ChannelClosed):  # then what was not taken comes again
+                self._channel.ask(self._channel.pika.basic_qos, prefetch_count=self._prefetch)
 
     def close(self) -> None:
         """Gives back what is not settled, in its old places: unless it is the single active consumer and another one waits,
         which would be handed what comes after before what is given back."""
         if self._channel is not None:
-            self._link.connection.inboxes.pop(self._channel.number, None)
+            inboxes = self._link.connection.inboxes
+            if inboxes.get(self._channel.number) is self.inbox:  # else the number is another consumer's by now
+                del inboxes[self._channel.number]
             self._channel.close()
         self.forget()
 

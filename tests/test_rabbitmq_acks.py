@@ -54,3 +54,17 @@ def test_any_order(order: list[int], sizes: list[int], rejected: set[int]) -> No
             broker.take(acks.settle(tags))
         settled |= set(tags)
         assert broker.open == set(range(1, 25)) - settled
+
+
+def test_nothing_is_settled_on_a_channel_that_ended() -> None:
+    """Its number may be another queue's by now, whose messages an ack of `multiple` would settle."""
+    from types import SimpleNamespace
+
+    from connectors.rabbitmq_queue import Consumer
+    from worker.interface import Partition
+
+    consumer = Consumer(SimpleNamespace(), Partition("q", 0), 10)  # type: ignore[arg-type]
+    consumer._channel = SimpleNamespace(number=1, closed=None)  # type: ignore[assignment]
+    assert consumer.ack([1]) and consumer.reject([2])
+    consumer._channel.closed = ConnectionError("closed by the broker")  # type: ignore[union-attr]
+    assert consumer.ack([3]) == consumer.reject([4]) == b""
