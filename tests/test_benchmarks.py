@@ -92,7 +92,7 @@ def test_ours_beside_the_bare_client(kafka: KafkaContainer, tmp_path: Path) -> N
     command = ["-m", "benchmarks.peers", "--quick", "--only", "works,promises,lives", "--peers", "ours,bare"]
     run([*command, "--bootstrap", kafka.bootstrap, "--json", str(told)])
     tables = json.loads(told.read_text())["tables"]
-    assert len(tables) == 12
+    assert len(tables) == 11
     assert all(row["runs"] for table in tables for row in table["rows"])
 
 
