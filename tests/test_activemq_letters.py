@@ -9,7 +9,9 @@ from connectors.activemq_sink import ActiveMQSink
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions
 
 
-@pytest.mark.parametrize("name", ["expires", "JMSExpiration", "timestamp", "priority", "transaction", "id", "AMQ_SCHEDULED_DELAY"])
+@pytest.mark.parametrize(
+    "name", ["expires", "JMSExpiration", "timestamp", "priority", "transaction", "id", "AMQ_SCHEDULED_DELAY"]
+)
 def test_a_records_own_header_does_not_tell_the_broker_anything(name: str) -> None:
     sink = ActiveMQSink(SinkOptions(Connection("a", "activemq", "localhost:61613"), "dead"))
     record = Record(b"v", b"k", ((name, b"1000"), ("plain", b"1")), None, 1, Partition("q", 0))
