@@ -143,7 +143,7 @@ def main(bootstrap: str | None, records: int, repeat: int, works: tuple[str, ...
         return
     console = Console()
     with broker.running(bootstrap, console.print) as kafka:
-        topic = kafka.filled("orders", records)
+        topic = kafka.filled(records)
         table = Table("ns a record", *works)
         found = {work: _best(kafka.bootstrap, topic, work, records, repeat) for work in works}
         for stage, told in STAGES.items():
