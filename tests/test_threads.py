@@ -390,3 +390,21 @@ def test_a_reconnect_does_not_wait_for_the_dead_letters(monkeypatch: pytest.Monk
         until(lambda: not source.opened)
         source.put(b"2")
         until(lambda: b"2" in seen)
+
+
+def test_an_async_call_that_cancels_itself_at_its_end_is_a_failure() -> None:
+    source = FakeSource()
+    calls: list[int] = []
+
+    async def handle(batch: Batch) -> None:
+        calls.append(len(batch))
+        if len(calls) == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    source.put(b"1", partition=0)
+    with running(source, handle, timeout=5.0) as run:
+        until(lambda: len(calls) == 2)
+        assert run.threads.crash is None
+        run.stop()

@@ -107,6 +107,8 @@ class Dispatch:
         self.watch.begin(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=self.watch.timeout)
+            if task.cancelled():  # by itself, when it was about to return
+                return Outcome(whole=RuntimeError("the handler was cancelled"))
             if done:
                 return task.result()
             self.watch.report(self.name, work, stack_of_task(task))
