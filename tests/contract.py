@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from worker.errors import Refused
+from tests.waiting import until
+from worker.errors import Refused, Unavailable
 from worker.interface import Batch, DeadLetter, Partition, Record, Sink, Source
 
 PATIENCE = 40.0
@@ -69,6 +70,19 @@ class Member:
         if self.on_revoke is not None:
             self.on_revoke(partitions, lost)
 
+    def open_again(self) -> None:
+        """As the loop does when the broker is away."""
+
+        def opened() -> bool:
+            try:
+                self.open()
+            except Unavailable:
+                self.source.close()
+                return False
+            return True
+
+        until(opened)
+
     def poll(self, most: int = 500, timeout: float = 0.05) -> list[Batch]:
         batches = self.source.poll(most, timeout)
         assert all(len(batch) > 0 for batch in batches), "an empty batch"
@@ -81,10 +95,7 @@ class Member:
         return batches
 
     def until(self, done: Callable[[], object], most: Callable[[], int] = lambda: 500) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < deadline, f"did not happen; got {len(self.got)}: {values(self.got)[-20:]}"
-            self.poll(most())
+        until(done, lambda: self.poll(most()), why=lambda: f"did not happen; got {len(self.got)}: {values(self.got)[-20:]}")
 
     def receive(self, count: int, most: int = 500) -> list[Batch]:
         """Polls until `count` more records are here, and no longer."""

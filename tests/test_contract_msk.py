@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from connectors import msk as connector
 from tests.contract import Broker, Contract, Header
+from tests.waiting import until
 from worker.interface import Connection, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import Kafka, MskContainer
 
@@ -34,8 +34,7 @@ class Behind(Kafka):
         unique = f"{name}.{uuid.uuid4().hex[:8]}"
         admin = AdminClient(self.client)
         admin.create_topics([NewTopic(unique, partitions, 1)])[unique].result(30)
-        while len(admin.list_topics(unique, timeout=10).topics[unique].partitions) < partitions:
-            time.sleep(0.02)
+        until(lambda: len(admin.list_topics(unique, timeout=10).topics[unique].partitions) == partitions)
         return unique
 
 

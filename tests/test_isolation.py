@@ -20,7 +20,7 @@ from worker.settings import load
 from worker.work import Outcome
 
 SHOP = """
-import ctypes, os, sys, time
+import ctypes, os, sys, threading
 from pathlib import Path
 from worker import App, Batch, Failed, Record, Reject
 
@@ -45,7 +45,7 @@ def values(values: list[bytes]):
         if value == b"exit":
             os._exit(7)
         if value == b"hang":
-            time.sleep(600)
+            threading.Event().wait()
         if value == b"own":
             raise Own(1, more=2)
         if value == b"failed":

@@ -18,6 +18,7 @@ from connectors.kafka_errors import Explain
 from connectors.kafka_positions import FLOODED, Positions
 from connectors.kafka_source import KafkaSource
 from connectors.kafka_start import spans
+from tests.waiting import until
 from worker.errors import ConfigError, PublishError, Refused, Unavailable
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 
@@ -64,13 +65,6 @@ def opened(topic: str) -> Iterator[Open]:
     yield source
     for made in sources:
         made.close()
-
-
-def until(condition: Callable[[], object], step: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        step()
 
 
 def read(source: KafkaSource, count: int, *, finish: bool = True, most: int = 500) -> list[Record[bytes]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from tests.waiting import until
 from worker import App, Batch, ConfigError, Reject
 from worker.interface import SinkOptions, SourceOptions
 from worker.retry import Backoff
@@ -54,10 +54,10 @@ def app() -> App:
 
 def stop_when(worker: Worker, condition: Any) -> None:
     def look() -> None:
-        deadline = time.monotonic() + 20
-        while not condition() and time.monotonic() < deadline:
-            threading.Event().wait(0.01)
-        worker.stop()
+        try:
+            until(condition)
+        finally:
+            worker.stop()
 
     threading.Thread(target=look, daemon=True).start()
 

@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.waiting import until
 from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys
 from worker.supervised import follow_parent, tell_flooded, tell_supervisor
 folder, index = sys.argv[1], os.environ["WORKER_PROCESS_INDEX"]
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -37,10 +37,10 @@ def runs_of(folder: Path, index: int) -> list[int]:
 
 def when(condition: Callable[[], object], then: Callable[[], object]) -> threading.Thread:
     def wait() -> None:
-        deadline = time.monotonic() + 20
-        while not condition() and time.monotonic() < deadline:
-            threading.Event().wait(0.01)
-        then()
+        try:
+            until(condition)
+        finally:
+            then()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
@@ -59,7 +59,7 @@ def test_what_is_final_and_what_is_a_crash() -> None:
 
 
 def test_a_killed_process_is_started_again_and_sigterm_ends_all(tmp_path: Path) -> None:
-    supervisor = supervisor_of(tmp_path, "while True: time.sleep(0.05)")
+    supervisor = supervisor_of(tmp_path, "while True: signal.pause()")
     when(lambda: len(runs_of(tmp_path, 1)) == 1, lambda: os.kill(runs_of(tmp_path, 1)[0], signal.SIGKILL))
     when(lambda: len(runs_of(tmp_path, 1)) == 2, lambda: supervisor.signalled(signal.SIGTERM, None))
     assert supervisor.run() == 0
@@ -67,7 +67,7 @@ def test_a_killed_process_is_started_again_and_sigterm_ends_all(tmp_path: Path) 
 
 
 def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Path) -> None:
-    body = "if index == '0': tell_supervisor(); sys.exit(1)\nwhile True: time.sleep(0.05)"
+    body = "if index == '0': tell_supervisor(); sys.exit(1)\nwhile True: signal.pause()"
     supervisor = supervisor_of(tmp_path, body)
     assert supervisor.run() == 1
     assert len(runs_of(tmp_path, 0)) == 1
@@ -75,7 +75,7 @@ def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Pa
 
 
 def test_a_refused_process_ends_all_with_its_code(tmp_path: Path) -> None:
-    assert supervisor_of(tmp_path, "if index == '0': sys.exit(3)\nwhile True: time.sleep(0.05)").run() == 3
+    assert supervisor_of(tmp_path, "if index == '0': sys.exit(3)\nwhile True: signal.pause()").run() == 3
 
 
 def test_processes_that_finish_are_finished(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_processes_that_finish_are_finished(tmp_path: Path) -> None:
 
 
 def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
-    supervisor = supervisor_of(tmp_path, "while True: time.sleep(0.05)", processes=1)
+    supervisor = supervisor_of(tmp_path, "while True: signal.pause()", processes=1)
     when(lambda: runs_of(tmp_path, 0), lambda: os.close(supervisor._alive))
     assert supervisor.run() == 0
 
@@ -92,7 +92,7 @@ def test_a_flood_is_told_to_the_process_that_comes_after_a_crash(tmp_path: Path)
     body = """
 open(f"{folder}/flooded-{runs}", "w").write(os.environ["WORKER_FLOODED"])
 if runs == 0: tell_flooded("a", True); tell_flooded("b", True); tell_flooded("a", False); os.kill(os.getpid(), signal.SIGKILL)
-while True: time.sleep(0.05)
+while True: signal.pause()
 """
     supervisor = supervisor_of(tmp_path, body, processes=1)
     told = tmp_path / "runs" / "flooded-1"

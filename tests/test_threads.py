@@ -6,11 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
+from tests.waiting import until
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
@@ -23,13 +24,6 @@ from worker.testing.fake import FakeSink, FakeSource
 from worker.threads import EventLoop, Threads
 
 P0, P1 = Partition("orders", 0), Partition("orders", 1)
-
-
-def until(condition: Callable[[], Any], timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        threading.Event().wait(0.002)
 
 
 class Run:
@@ -164,15 +158,15 @@ def test_concurrency_runs_partitions_at_once_and_never_one_of_them_twice() -> No
 
 
 def test_async_handlers_of_several_partitions_overlap() -> None:
-    source, inside, most = FakeSource(), [0], [0]
+    source, inside, most, together = FakeSource(), [0], [0], asyncio.Event()
 
     async def handle(values: list[bytes]) -> None:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
-        for _ in range(200):
-            if most[0] == 4:
-                break
-            await asyncio.sleep(0.01)
+        if most[0] == 4:
+            together.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(together.wait(), 2)
         inside[0] -= 1
 
     for number in range(40):
@@ -279,7 +273,7 @@ def test_an_outage_is_sat_out_and_everything_unfinished_comes_again() -> None:
 
     with running(source, handle):
         source.put(b"y")
-        until(source.finished, timeout=20)
+        until(source.finished, patience=20)
     assert sorted(set(handled)) == [0, 1]
 
 
@@ -343,7 +337,7 @@ def test_an_async_call_that_hangs_is_cancelled(caplog: pytest.LogCaptureFixture)
     async def hang_on_one(value: bytes) -> None:
         if value == b"1":
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             finally:
                 ended.append(value)
 
@@ -351,7 +345,7 @@ def test_an_async_call_that_hangs_is_cancelled(caplog: pytest.LogCaptureFixture)
         until(lambda: len(source.durable.get(P0, ())) == 3)
     assert [letter.record.value for letter in sink.letters] == [b"1"]
     assert ended == [b"1"] * 3, "with its batch, with half of it, alone"
-    assert "asyncio.sleep(60)" in caplog.text
+    assert "asyncio.Event().wait()" in caplog.text
 
 
 def test_an_event_loop_that_is_blocked_stops_the_process() -> None:
@@ -367,7 +361,7 @@ def test_an_event_loop_that_is_blocked_stops_the_process() -> None:
         assert isinstance(run.loop.failure, Stuck)
         release.set()
         ended.wait()
-        time.sleep(0.05)
+        until(lambda: not run.threads._tasks)
 
 
 def test_a_reconnect_does_not_wait_for_the_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -438,6 +438,7 @@ class Loop:
             self._sink.open()  # later it looks after itself: records are handled also while dead letters have nowhere to go
             self._checked = True
         self.source.open(self.revoked)
+        log.debug("%s: connected", self.name)
         self._opened = True
         return True
 

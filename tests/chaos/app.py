@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 from tests import bugs
 from tests.chaos.journal import BEGUN, HANDLED, NAMED, Pen, name_of
+from tests.waiting import until
 from worker import App, Batch, Failed, Record, Reject
 
 PAUSE = 0.02
@@ -37,8 +39,8 @@ def handle(batch: Batch) -> Mapping[int, Exception] | None:
     pen.write(BEGUN, call, batch, records[:1], len(records))
     told = mood()
     time.sleep(told.get("slow", PAUSE))
-    while told.get("hang"):
-        time.sleep(0.1)
+    if told.get("hang"):
+        until(lambda: not mood().get("hang"), patience=math.inf)
         told = mood()
     if told.get("fail"):
         raise ConnectionError("told to fail")

@@ -20,6 +20,7 @@ from tests.chaos.faults import FAULTS, Fault, Planned, Scene, plan
 from tests.chaos.journal import Journal
 from tests.chaos.reconcile import Count, Evidence, Happened, Sample, reconcile
 from tests.chaos.stage import Stage
+from tests.waiting import moment
 
 RATE = 200.0
 """Records a second."""
@@ -173,7 +174,7 @@ class Campaign:
                 return False
             self._end([one for one in self._under_way if one.until <= time.monotonic()])
             self.crew.look()
-            time.sleep(0.05)
+            moment()
         return True
 
     def _begin(self, planned: Planned) -> None:

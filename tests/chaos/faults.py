@@ -14,6 +14,7 @@ from tests.chaos.crew import Crew, Hand
 from tests.chaos.producer import Load
 from tests.chaos.reconcile import Census
 from tests.chaos.stage import Stage
+from tests.waiting import moment
 
 MOST, FEWEST = 4, 1
 """Workers."""
@@ -120,7 +121,7 @@ class Massacre(Fault):
             crew.leaving.remove(hand)
         confirmed, deadline = set(load.confirmed), time.monotonic() + SESSION
         while (unsettled := stage.unsettled()) is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+            moment()
         if unsettled is not None:
             self.scene.censuses.append(Census(time.time(), unsettled, confirmed))
         return "all workers" + ("" if unsettled is None else f", {len(unsettled)} records left")

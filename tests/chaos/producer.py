@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from tests.integration.harness import PATIENCE
+from tests.waiting import PATIENCE
 from worker.interface import Partition
 from worker.testing import ActiveMQContainer, RabbitMQContainer
 from worker.testing.activemq import Stomp, destination
@@ -121,7 +120,7 @@ class QueueLoad(Load):
                     del rest[0]
                 return
             self._disconnect()
-            time.sleep(0.2)
+            self._enough.wait(0.2)
             number, copy = rest[0][0].name.split(".")
             rest[0] = rest[0][0]._replace(name=f"{number}.{int(copy) + 1}"), rest[0][1]
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -20,9 +19,9 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, Message, Producer
 
+from tests.waiting import PATIENCE, until
 from worker.testing import ActiveMQContainer, KafkaContainer, RabbitMQContainer
 
-PATIENCE = 90.0
 KEYS = 97
 
 APP = """
@@ -43,19 +42,6 @@ def write(batch: Batch) -> None:
     lines = (f"{r.partition.id} {at} {key} {r.value.decode()} {os.getpid()}\\n" for r, at, key in zip(batch, where, keys))
     os.write(handled, "".join(lines).encode())
 """
-
-
-def until(
-    condition: Callable[[], object],
-    step: Callable[[], object] = lambda: time.sleep(0.05),
-    *,
-    patience: float = PATIENCE,
-    why: Callable[[], str] = lambda: "it never came true",
-) -> None:
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, why()
-        step()
 
 
 class Line(NamedTuple):

@@ -20,6 +20,7 @@ import trustme
 from connectors import activemq as connector
 from connectors.activemq_sink import ActiveMQSink
 from tests.contract import Member, gather, letter, numbers, values
+from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.testing import ActiveMQContainer, ToxiproxyContainer
@@ -84,18 +85,6 @@ def poll_until_lost(member: Member) -> Unavailable:
         member.until(lambda: False)
     member.source.close()
     return raised.value
-
-
-def open_again(member: Member) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            member.open()
-            return
-        except Unavailable:
-            member.source.close()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
 
 def record(value: bytes | None = b"1", **properties: Any) -> Record[bytes]:
@@ -377,7 +366,7 @@ def test_a_connection_that_is_cut_comes_back_in_order(
     poll_until_lost(member)
     proxy.restore()
     before = len(member.got)
-    open_again(member)
+    member.open_again()
     member.receive(40)
     assert values(member.got)[before:] == numbers(15, 55)
 
@@ -397,9 +386,8 @@ def test_heartbeats_are_sent_while_nothing_is_polled_for(activemq: ActiveMQConta
     activemq.produce(queue, [b"1"])
     member = join(queue, heartbeat="0.5")
     batches = member.receive(1)
-    for _ in range(80):
-        member.poll(0, 0.0)
-        time.sleep(0.05)
+    silence = time.monotonic() + 4.0  # of us, for which the broker would end a connection without heartbeats
+    until(lambda: time.monotonic() > silence, lambda: member.poll(0, 0.05))
     member.source.commit(batches)
     member.source.close()
     assert activemq.read(queue) == []
@@ -419,7 +407,7 @@ def test_a_broker_that_restarts(activemq: ActiveMQContainer, join: Callable[...,
     finally:
         activemq.start_broker()
     before = len(member.got)
-    open_again(member)
+    member.open_again()
     member.receive(70)
     assert values(member.got)[before:] == numbers(30, 100)
 

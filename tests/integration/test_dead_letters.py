@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from connectors import rabbitmq as rabbitmq_connector
-from tests.integration.harness import until
+from tests.waiting import until
 from worker.deadletter import letter
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.plugins import connector
@@ -115,8 +115,7 @@ def handle(shop: Shop, lines: int) -> None:
     wanted = shop.lines().total() + lines
     process = shop.start("run", "shop:app")
     try:
-        until(lambda: shop.lines().total() >= wanted)
-        time.sleep(0.5)  # its letters
+        until(lambda: shop.lines().total() >= wanted)  # its letters are published by the drain, at the latest
     finally:
         process.terminate()
         out, err = process.communicate(timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 
-from tests.integration.harness import Count, KafkaStage, reconcile, until
+from tests.integration.harness import Count, KafkaStage, reconcile
+from tests.waiting import moment, until
 from worker.testing import KafkaContainer
 
 BATCH, PAUSE = 300, 0.1
@@ -163,7 +163,7 @@ def test_a_second_signal_does_not_wait(stage: KafkaStage, report: Callable[[Coun
 
     def signal_again() -> None:  # two signals at once may arrive as one
         worker.terminate()
-        time.sleep(0.2)
+        moment()
 
     until(lambda: not worker.running, signal_again, patience=15, why=stage.story)
     assert stage.journal.lines() == []

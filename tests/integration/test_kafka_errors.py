@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from connectors import kafka as connector
 from connectors.kafka_config import ClientLog
 from connectors.kafka_source import KafkaSource
+from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 
@@ -88,13 +89,6 @@ def cluster(kafka: Any) -> Iterator[Cluster]:
     yield made
     for source in made.sources:
         source.close()
-
-
-def until(condition: Callable[[], object], step: Callable[[], object] = lambda: time.sleep(0.05), seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        step()
 
 
 def read(source: KafkaSource, count: int) -> list[tuple[Partition, Any]]:
@@ -306,7 +300,8 @@ def test_start_at_a_time(cluster: Cluster) -> None:
 
     topic = cluster.create()
     cluster.fill(topic, 40)
-    time.sleep(0.01)  # the clock of the records has milliseconds
+    filled = int(time.time() * 1000)
+    until(lambda: time.time() * 1000 > filled + 1)  # the clock of the records has milliseconds
     now = datetime.now(UTC)
     cluster.fill(topic, 8)
     assert {i for _, i in read(cluster.open(topic, start=now), 8)} == {10, 11}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import until
+from tests.waiting import until
 from worker.testing import ActiveMQContainer, KafkaContainer, RabbitMQContainer
 
 pytestmark = pytest.mark.timeout(240)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,11 @@ def test_in_order_one_after_the_other(make: Make, report: Callable[[Count], None
     first = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
     stage.working(first)
     second = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
-    stage.until(lambda: "group" in second.told())
-    time.sleep(0.5)  # nothing shows that it waits
+    stage.until(lambda: "write: connected" in second.told())
     assert first.stop() == 0, stage.story()
     stage.working(second)
     third = stage.worker(pause=2 * PAUSE, batch_size=BATCH, **IN_ORDER)
-    stage.until(lambda: "group" in third.told())
-    time.sleep(0.5)
+    stage.until(lambda: "write: connected" in third.told())
     second.kill()
     stage.working(third)
     assert third.stop() == 0, stage.story()

@@ -18,6 +18,7 @@ from connectors import rabbitmq as connector
 from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from tests.contract import Member, gather, letter, numbers, values
+from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.testing import RabbitMQContainer, ToxiproxyContainer
@@ -77,18 +78,6 @@ def poll_until_lost(member: Member) -> Unavailable:
         member.until(lambda: False)
     member.source.close()
     return raised.value
-
-
-def open_again(member: Member) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            member.open()
-            return
-        except Unavailable:
-            member.source.close()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
 
 def record(value: bytes = b"1", queue: str = "q") -> Record[bytes]:
@@ -205,7 +194,7 @@ def test_a_queue_that_is_deleted_and_made_again_is_consumed_again(
     with rabbitmq.channel() as channel:
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": kind})
         channel.basic_publish("", queue, b"again")
-    open_again(member)
+    member.open_again()
     member.receive(1)
     assert values(member.got) == [*numbers(3), b"again"]
 
@@ -494,9 +483,8 @@ def test_a_connection_that_is_cut_comes_back_in_order(
     poll_until_lost(member)
     proxy.restore()
     before = len(member.got)
-    while rabbitmq.depth(queue) != 85:  # a broker that has not noticed the cut gives the next consumer what comes next
-        time.sleep(0.02)
-    open_again(member)
+    until(lambda: rabbitmq.depth(queue) == 85)  # a broker that has not noticed the cut gives the next consumer what comes next
+    member.open_again()
     member.receive(40)
     assert values(member.got)[before:] == numbers(15, 55)
 
@@ -517,9 +505,8 @@ def test_heartbeats_are_sent_while_nothing_is_polled_for(rabbitmq: RabbitMQConta
     rabbitmq.produce(queue, [b"1"])
     member = join(queue, heartbeat="1")
     batches = member.receive(1)
-    for _ in range(80):
-        member.poll(0, 0.0)
-        time.sleep(0.05)
+    silence = time.monotonic() + 4.0  # of us, for which the broker would end a connection without heartbeats
+    until(lambda: time.monotonic() > silence, lambda: member.poll(0, 0.05))
     member.source.commit(batches)
     member.source.close()
     assert rabbitmq.depth(queue) == 0 and not member.revoked[:-1]
@@ -539,7 +526,7 @@ def test_a_node_that_restarts(rabbitmq: RabbitMQContainer, join: Callable[..., M
     finally:
         rabbitmq.start_broker()
     before = len(member.got)
-    open_again(member)
+    member.open_again()
     member.receive(70)
     assert values(member.got)[before:] == numbers(30, 100)
 
