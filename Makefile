@@ -1,4 +1,5 @@
-# Nothing but make and a Python of 3.11 or later (a C compiler, if there is one, makes the Kafka connector a little faster): PYTHON=/path/to/python picks one, VENV=folder another place for it.
+# Nothing but make and a Python of 3.11 or later; with a C compiler the Kafka connector gets a little faster.
+# PYTHON=/path/to/python picks another one, VENV=folder another place for it.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)

@@ -9,71 +9,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import Message
-
-from benchmarks import bare, ours
+from benchmarks import ours
 from benchmarks.broker import SIZE
 from benchmarks.meter import memory, percentile
-from benchmarks.peers.client import STAMP
+from benchmarks.peers.client import STAMP, Latency, Spec, unique
+from benchmarks.peers.kafka import confluent
 
 # Latency
 
 
-class Delays:
-    """Of a trickle whose records tell when they were produced; what comes in the first second is not counted."""
-
-    def __init__(self, seconds: float) -> None:
-        self.end_to_end: list[float] = []
-        self.inside: list[float] = []
-        self._begin: float | None = None
-        self._seconds = seconds
-
-    def add(self, value: bytes, entered: int, inside: float | None = None) -> bool:
-        """True once enough was seen."""
-        if self._begin is None:
-            self._begin = entered / 1e9 + 1.0
-        if entered / 1e9 >= self._begin:
-            self.end_to_end.append((entered - int(value[:STAMP])) / 1e6)
-            if inside is not None:
-                self.inside.append(inside * 1e3)
-        return entered / 1e9 >= self._begin + self._seconds
-
-    def result(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"records": len(self.end_to_end)}
-        for name, seen in (("end_to_end_ms", self.end_to_end), ("inside_ms", self.inside)):
-            if seen:
-                told[name] = {"p50": percentile(seen, 50), "p99": percentile(seen, 99), "max": max(seen)}
-        return told
-
-
 def ours_latency(bootstrap: str, topic: str, seconds: float, **_: Any) -> dict[str, Any]:
+    """Also from the client's return to the handler's entry, which only can be seen from inside."""
     ours.watch()
-    delays = Delays(seconds)
+    work, inside = Latency(Spec(bootstrap, topic, "latency", seconds=seconds)), list[float]()
 
     def handle(values: list[bytes]) -> None:
-        entered, inside = time.time_ns(), time.perf_counter() - ours.Watched.returned
-        for value in values:
-            if delays.add(value, entered, inside):
-                worker.stop()
+        inside.append((time.perf_counter() - ours.Watched.returned) * 1e3)
+        work.batch(values)
 
     worker = ours.worker(bootstrap, topic, handle, window=0, start="latest")
+    work.on_done = worker.stop
     ours.run(worker)
-    return delays.result()
-
-
-def bare_latency(bootstrap: str, topic: str, seconds: float, **_: Any) -> dict[str, Any]:
-    delays = Delays(seconds)
-    done = False
-
-    def use(message: Message) -> None:
-        nonlocal done
-        if message.error() is None:
-            done |= delays.add(message.value() or b"", time.time_ns())
-
-    client = bare.consumer(bootstrap, topic, "latest")
-    bare.poll(client, use, lambda: done)
-    client.close()
-    return delays.result()
+    return work.result() | {"inside_p50_ms": percentile(inside, 50), "inside_p99_ms": percentile(inside, 99)}
 
 
 def trickle(bootstrap: str, topic: str, rate: float, **_: Any) -> dict[str, Any]:
@@ -149,7 +106,7 @@ def bare_idle(bootstrap: str, topic: str, seconds: float, settle: float, **_: An
     """A client that nobody asks for anything more than `poll(1.0)`."""
 
     def begin(stop: threading.Event) -> None:
-        client = bare.consumer(bootstrap, topic)
+        client = confluent.subscribed(Spec(bootstrap, topic, "idle", unique()))
         while not stop.is_set():
             client.poll(1.0)
         client.close()
@@ -189,7 +146,7 @@ def _idle(seconds: float, settle: float, run: Callable[[threading.Event], None])
 def main() -> None:
     spec = json.loads(sys.argv[1])
     runs: dict[str, Callable[..., dict[str, Any]]] = {
-        function.__name__: function for function in (*(ours_latency, bare_latency, trickle, ours_slow, ours_idle, bare_idle),)
+        function.__name__: function for function in (*(ours_latency, trickle, ours_slow, ours_idle, bare_idle),)
     }
     print(json.dumps(runs[spec.pop("run")](**spec)), flush=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -20,19 +19,13 @@ from worker.settings import load
 def worker(bootstrap: str, topic: str, handler: Callable[[Any], None], **options: Any) -> Worker:
     """One handler, all options at their defaults but those given."""
     app = App("bench", connections={"kafka": f"kafka://{bootstrap}"})
-    app.handler(f"kafka:{topic}", group=unique(), **options)(handler)
+    app.handler(f"kafka:{topic}", **{"group": unique(), **options})(handler)
     return Worker(app, load(app, environ={}))
 
 
 def run(made: Worker) -> None:
     if code := made.run():
         raise SystemExit(code)
-
-
-def after(seconds: float, action: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, action)
-    timer.daemon = True
-    timer.start()
 
 
 class Watched(Consumer):

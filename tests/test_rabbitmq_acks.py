@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.rabbitmq_acks import Acks
+from connectors.rabbitmq_link import ChannelClosed
+from connectors.rabbitmq_queue import Consumer
+from worker.interface import Partition
 
 
 class Broker:
@@ -56,15 +62,24 @@ def test_any_order(order: list[int], sizes: list[int], rejected: set[int]) -> No
         assert broker.open == set(range(1, 25)) - settled
 
 
-def test_nothing_is_settled_on_a_channel_that_ended() -> None:
+@pytest.fixture
+def consumer() -> Consumer:
+    """On a channel that is open; `ended` makes it one that the broker closed."""
+    made = Consumer(SimpleNamespace(), Partition("q", 0), 10)  # type: ignore[arg-type]
+    made._channel = SimpleNamespace(number=1, closed=None, pika=SimpleNamespace(basic_qos=None))  # type: ignore[assignment]
+    return made
+
+
+def test_nothing_is_settled_on_a_channel_that_ended(consumer: Consumer) -> None:
     """Its number may be another queue's by now, whose messages an ack of `multiple` would settle."""
-    from types import SimpleNamespace
-
-    from connectors.rabbitmq_queue import Consumer
-    from worker.interface import Partition
-
-    consumer = Consumer(SimpleNamespace(), Partition("q", 0), 10)  # type: ignore[arg-type]
-    consumer._channel = SimpleNamespace(number=1, closed=None)  # type: ignore[assignment]
     assert consumer.ack([1]) and consumer.reject([2])
     consumer._channel.closed = ConnectionError("closed by the broker")  # type: ignore[union-attr]
     assert consumer.ack([3]) == consumer.reject([4]) == b""
+
+
+def test_a_channel_that_ends_while_acks_are_flushed_is_no_crash(consumer: Consumer) -> None:
+    def ask(method: object, **_: object) -> None:
+        raise ChannelClosed(ConnectionError("closed by the broker"))
+
+    consumer._channel.ask = ask  # type: ignore[union-attr, method-assign]
+    consumer.flush()

@@ -55,7 +55,7 @@ def main(
     about = report.machine() | {"command": " ".join(["python -m benchmarks.peers", *sys.argv[1:]]), "load": os.getloadavg()[0]}
     code = 0
     try:
-        for table in _play(groups, plan, bootstrap, quick, say):
+        for table in _play(groups, plan, bootstrap, say):
             tables.append(table)
             page.show(console, table)
     except (KeyboardInterrupt, SystemExit) as stopped:
@@ -74,7 +74,7 @@ def main(
     sys.exit(code)
 
 
-def _play(groups: list[str], plan: Plan, bootstrap: str | None, quick: bool, say: kafka_cases.Say) -> Iterator[Table]:
+def _play(groups: list[str], plan: Plan, bootstrap: str | None, say: kafka_cases.Say) -> Iterator[Table]:
     if groups != ["queues"]:
         with broker.running(bootstrap, say) as kafka:
             rates: dict[str, float] = {}
@@ -92,7 +92,7 @@ def _play(groups: list[str], plan: Plan, bootstrap: str | None, quick: bool, say
             if "shapes" in groups:
                 yield from kafka_cases.shapes(kafka, plan, say)
     if "queues" in groups:
-        yield from queue_cases.run(plan.rounds, 5_000 if quick else 50_000, plan.peers, say)
+        yield from queue_cases.run(plan.rounds, plan.messages, plan.peers, say)
 
 
 if __name__ == "__main__":

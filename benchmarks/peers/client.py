@@ -83,6 +83,13 @@ class Work:
             self._noted = now
             self._progress.append((now, self._meter.records))
 
+    def take(self, messages: Sequence[Any], value: Callable[[Any], bytes]) -> None:
+        """A batch of the client's own messages, whose values are only got at where the work looks at them."""
+        if self.counts:
+            self.count(len(messages))
+        else:
+            self.batch(list(map(value, messages)))
+
     def batch(self, values: Sequence[bytes]) -> None:
         self.use(values)
         self.count(len(values))

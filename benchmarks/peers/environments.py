@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
 from pathlib import Path
 
 HOME = Path(__file__).parent / ".environments"
@@ -27,7 +26,7 @@ PINS = {
 }
 
 
-def python(name: str, say: Callable[[str], object] = print) -> str:
+def python(name: str) -> str:
     """The interpreter of an environment; ours for the name ""."""
     if not name:
         return sys.executable
@@ -35,7 +34,7 @@ def python(name: str, say: Callable[[str], object] = print) -> str:
     wanted = "\n".join(PINS[name])
     stamp, found = folder / "pins", folder / "bin" / "python"
     if not stamp.exists() or stamp.read_text() != wanted:
-        say(f"making an environment for {name}: {', '.join(PINS[name])}")
+        print(f"making an environment for {name}: {', '.join(PINS[name])}")
         venv.create(folder, clear=True, with_pip=True)
         subprocess.run([found, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", *PINS[name]], check=True)
         stamp.write_text(wanted)

@@ -29,6 +29,10 @@ class Plan:
     records: int = 2_000_000
     """Of the fastest; the others read fewer, for about as many seconds."""
     validated: int = 400_000
+    together: int = 4_000_000
+    """Of two processes, of which the second one takes seconds to get its partitions; 0: not at all."""
+    messages: int = 50_000
+    """Of queues."""
     waits: int = 20_000
     seconds: float = 4.0
     """Of a trickle."""
@@ -44,7 +48,7 @@ class Plan:
         return not self.peers or any(word in peer.name for word in self.peers)
 
 
-QUICK = Plan(rounds=1, records=200_000, validated=50_000, waits=2_000, seconds=2.0)
+QUICK = Plan(rounds=1, records=200_000, validated=50_000, together=0, messages=5_000, waits=2_000, seconds=2.0)
 
 
 def _runs(broker: Broker, topic: str, work: str, records: int, peers: list[Peer], **told: Any) -> dict[str, Measure]:
@@ -116,13 +120,12 @@ def promises(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         ),
     }
     yield play("A handler that fails one record in a hundred", runs, plan.rounds, say)
-    if plan.records == QUICK.records:  # the second one takes seconds to get its partitions
+    if not plan.together:
         return
-    records = plan.validated * 10
-    runs = {}
+    topic, runs = broker.filled(plan.together), {}
     for peer in (OURS, BARE):
-        one = Spec(broker.bootstrap, topic, "validate", "", records=records)
-        runs[f"{peer.name}, two processes"] = lambda peer=peer: _two(peer, broker, topic, records)
+        one = Spec(broker.bootstrap, topic, "validate", "", records=plan.together)
+        runs[f"{peer.name}, two processes"] = lambda peer=peer: _two(peer, broker, topic, plan.together)
         runs[f"{peer.name}, one process"] = lambda peer=peer, one=one: measure(peer, _again(one))
     yield play("Two processes of one group, validating", runs, plan.rounds, say)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from operator import attrgetter
 
 from aiokafka import AIOKafkaConsumer
 
@@ -34,10 +35,7 @@ async def consume(spec: Spec, work: Work) -> None:
                 for messages in (await consumer.getmany(timeout_ms=100, max_records=spec.batch)).values():
                     if work.pause:
                         await asyncio.sleep(work.pause)
-                    if work.counts:
-                        work.count(len(messages))
-                    else:
-                        work.batch([message.value for message in messages])
+                    work.take(messages, attrgetter("value"))
             if (now := time.monotonic()) - committed >= COMMIT:
                 committed = now
                 await consumer.commit()

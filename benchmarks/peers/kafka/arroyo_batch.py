@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
+from operator import attrgetter
 from typing import Any
 
 from arroyo.backends.kafka import KafkaConsumer
@@ -25,12 +25,7 @@ def run(spec: Spec, work: Work) -> None:
         if latency:
             work.one(message.payload.value)
         else:
-            if work.pause:
-                time.sleep(work.pause)
-            if work.counts:
-                work.count(len(message.payload))
-            else:
-                work.batch([one.payload.value for one in message.payload])
+            work.take(message.payload, attrgetter("payload.value"))
         return message
 
     class Factory(ProcessingStrategyFactory[Any]):

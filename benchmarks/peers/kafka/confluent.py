@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Message, Producer
 
 from benchmarks.peers.client import Spec, Work, fails, main, stop_on_sigterm
 
@@ -13,8 +13,7 @@ COMMIT = 1.0
 """Seconds between two commits."""
 
 
-def run(spec: Spec, work: Work) -> None:
-    stop_on_sigterm(work)
+def subscribed(spec: Spec) -> Consumer:
     consumer = Consumer(
         {
             "bootstrap.servers": spec.server,
@@ -26,6 +25,12 @@ def run(spec: Spec, work: Work) -> None:
         }
     )
     consumer.subscribe([spec.topic])
+    return consumer
+
+
+def run(spec: Spec, work: Work) -> None:
+    stop_on_sigterm(work)
+    consumer = subscribed(spec)
     (by_one if spec.work == "latency" else fail if spec.work == "fail" else by_batch)(spec, consumer, work)
     consumer.close()
 
@@ -37,15 +42,13 @@ def by_batch(spec: Spec, consumer: Consumer, work: Work) -> None:
         messages = consumer.consume(spec.batch, 0.1)
         if not messages:
             continue
-        if work.pause:
-            time.sleep(work.pause)
         if each:
             for message in messages:
                 work.one(message.value())
-        elif work.counts:
-            work.count(len(messages))
         else:
-            work.batch([message.value() for message in messages])
+            if work.pause:
+                time.sleep(work.pause)
+            work.take(messages, Message.value)
         if (now := time.monotonic()) - committed >= COMMIT:
             committed = now
             consumer.commit(asynchronous=True)

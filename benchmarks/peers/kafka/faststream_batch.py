@@ -49,10 +49,7 @@ def run(spec: Spec, work: Work) -> None:
         async def many(bodies: list[bytes]) -> None:
             if work.pause:
                 await asyncio.sleep(work.pause)
-            if work.counts:
-                work.count(len(bodies))
-            else:
-                work.batch(bodies)
+            work.batch(bodies)
 
     work.on_done = app.exit
     asyncio.run(app.run())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import tempfile
@@ -33,12 +32,7 @@ def run(spec: Spec, work: Work) -> None:
                 work.one(value)
             return
         async for values in stream.take(spec.batch, within=0.5):
-            if work.pause:
-                await asyncio.sleep(work.pause)
-            if work.counts:
-                work.count(len(values))
-            else:
-                work.batch(values)
+            work.batch(values)
 
     work.on_done = lambda: os.kill(os.getpid(), signal.SIGTERM)
     worker = faust.Worker(app, loglevel="CRITICAL", quiet=True)

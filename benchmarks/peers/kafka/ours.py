@@ -7,27 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks import ours
 from benchmarks.orders import Order
 from benchmarks.peers.client import Spec, Work, fails, main
-from worker import App, Batch, Reject
-from worker.run import Worker, run_until_signal
-from worker.settings import load
+from worker import Batch, Reject
+from worker.run import run_until_signal
 
 
 def run(spec: Spec, work: Work) -> None:
-    server = spec.server if "://" in spec.server else f"kafka://{spec.server}"
-    app = App("bench", connections={"it": server})
-    options: dict[str, Any] = {"batch_size": spec.batch, **(spec.options or {})}
-    if "://" not in spec.server:
-        options |= {"group": spec.group, "start": spec.start}
+    options: dict[str, Any] = {"batch_size": spec.batch, "group": spec.group, "start": spec.start, **(spec.options or {})}
     if spec.work in ("latency", "gaps"):
         options["window"] = 0
     if spec.dead:
-        options["dead_letter"] = f"it:{spec.dead}"
-    app.handler(f"it:{spec.topic}", **options)(handler(spec, work))
-    worker = Worker(app, load(app, environ={}))
-    if work.done:  # told to stop while it was being made
-        return
+        options["dead_letter"] = f"kafka:{spec.dead}"
+    worker = ours.worker(spec.server, spec.topic, handler(spec, work), **options)
     work.on_done = worker.stop
     if code := run_until_signal(worker):
         raise SystemExit(code)

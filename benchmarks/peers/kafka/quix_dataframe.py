@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import Any
 
 from quixstreams import Application
 
@@ -21,16 +19,7 @@ def run(spec: Spec, work: Work) -> None:
         loglevel=None,
     )
     frame = app.dataframe(app.topic(spec.topic, value_deserializer="bytes"))
-    seen = 0
-
-    def handle(value: Any) -> None:
-        nonlocal seen
-        work.one(value)
-        seen += 1
-        if work.pause and seen % spec.batch == 0:
-            time.sleep(work.pause)
-
-    frame.update(handle)
+    frame.update(work.one)
     work.on_done = app.stop
     app.run()
 
