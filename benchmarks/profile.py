@@ -74,7 +74,7 @@ def watch() -> Stages:
     from confluent_kafka import Consumer
 
     from connectors import kafka_source
-    from connectors.kafka_positions import Positions
+    from connectors.kafka_commit import Positions
     from worker.call import Call
     from worker.dispatch import Dispatch
     from worker.lane import Lane

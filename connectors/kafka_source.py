@@ -16,9 +16,9 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from connectors import kafka_config
 from connectors.kafka_batch import KafkaBatch, partition_of, split
+from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
-from connectors.kafka_positions import FLOODED, Positions
 from connectors.kafka_reach import reach
 from connectors.kafka_scan import scan
 from connectors.kafka_start import lookup, starts

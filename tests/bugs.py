@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import worker.lane
+from worker.commit import Prefix
 from worker.deadletter import DeadLetters
 from worker.errors import PublishError, Unavailable, WorkerError
 from worker.interface import Batch, Partition
 from worker.lane import Lane
 from worker.loop import Loop
-from worker.position import Prefix
+from worker.rebalance import Assignment
 from worker.retry import Policy
 from worker.work import Outcome, Verdict, Work
 
@@ -60,7 +61,7 @@ def late_results_count(patch: Patch) -> None:
         while self.outcomes:
             work, result = self.outcomes.popleft()
             self.lanes.setdefault(work.lane.partition, work.lane)
-            self._late.discard(work)
+            self.assignment.late.discard(work)
             if isinstance(result, WorkerError):
                 work.lane.drop(work)
                 self._fail(result)
@@ -94,7 +95,7 @@ def a_revoked_batch_is_committed_unfinished(patch: Patch) -> None:
     def hasty(self: Loop, partitions: Collection[Partition], *, lost: bool) -> None:
         if not lost:
             lanes = [self.lanes[partition] for partition in partitions if partition in self.lanes]
-            self._drop_ready(lanes)
+            self.assignment.drop_ready(lanes)
             self._settle()
             self._finished += [work.batch for lane in lanes for work in lane.busy if work is not None]
             self._commit()
@@ -143,7 +144,7 @@ def keys_in_any_slot(patch: Patch) -> None:
 
 
 def the_next_batch_does_not_wait_for_a_late_one(patch: Patch) -> None:
-    patch(Loop, "_held", lambda self, lane: False)
+    patch(Assignment, "held", lambda self, partition: False)
 
 
 def a_rewind_does_not_wait(patch: Patch) -> None:

@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from connectors import kafka, kafka_embedded
 from connectors.kafka_batch import KafkaBatch, split
+from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import Explain
-from connectors.kafka_positions import FLOODED, Positions
 from connectors.kafka_source import KafkaSource
 from connectors.kafka_start import spans
 from tests.waiting import until
@@ -412,7 +412,7 @@ def test_a_flush_gives_up_at_its_bound_or_when_trying_again_is_useless(
     positions: Positions, now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client: Any = Commits()
-    monkeypatch.setattr("connectors.kafka_positions.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("connectors.kafka_commit.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     positions.finish(finished(7))
     client.error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
     assert positions.flush(client, {Partition("orders", 0)}, 1.0) == client.error

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from worker.batching import Waiting
+from worker.commit import Each, Position, Prefix
 from worker.interface import Batch, Partition
-from worker.position import Each, Position, Prefix
 from worker.work import Again, Verdict, Work
 
 _order = itertools.count()

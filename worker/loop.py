@@ -7,7 +7,6 @@ import heapq
 import itertools
 import logging
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from worker.errors import Flooded, Unavailable, WorkerError
 from worker.interface import Batch, Partition, Sink, Source
 from worker.lane import Lane, Shape
+from worker.rebalance import Assignment
 from worker.retry import Backoff
 from worker.work import Verdict, Work
 
@@ -67,13 +67,10 @@ class Loop:
         self.name = name
         self.source = source
         self.shape = shape
-        self.lanes: dict[Partition, Lane] = {}
-        self.ready: deque[Work] = deque()
-        """Chosen, and in no thread's hands yet."""
-        self.running: set[Work] = set()
+        self.assignment = Assignment(shape.ordered, clock)
+        self.lanes, self.ready, self.running = self.assignment.lanes, self.assignment.ready, self.assignment.running
         self.outcomes: deque[tuple[Work, Verdict | WorkerError]] = deque()
         """Needs no lock, else a drain that holds the loop would wait for a thread that waits for the loop."""
-        self.wake = threading.Event()
         self.counters = Counters()
         self.failure: WorkerError | None = None
         """Why it stopped by itself."""
@@ -102,12 +99,9 @@ class Loop:
         self._reopen_at = -math.inf
         self._last_poll = -math.inf
         self._last_lag = -math.inf
-        self._handover = threading.Lock()
         self._last_lane: Lane | None = None
         self._finished: list[Batch] = []
         self._rejected: list[Batch] = []
-        self._late: set[Work] = set()
-        """In a handler's hands still, though their lane is gone."""
         self._resting: dict[Partition, float] = {}
         """Partitions that a retry keeps waiting longer than their source can hold records, and until when."""
         self._finishing = 0.0
@@ -120,32 +114,16 @@ class Loop:
 
     # What other threads may call without the lock
 
-    def claim(self) -> Work | None:
-        """The next work for a handler's thread."""
-        with self._handover:
-            if not self.ready:
-                return None
-            work = self.ready.popleft()
-            self.running.add(work)
-            return work
-
     def settle(self, work: Work, result: Verdict | WorkerError) -> None:
         """What became of a work; counts at the next turn."""
         self.outcomes.append((work, result))
-        self.running.discard(work)
-        self.wake.set()
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is chosen and no handler runs. (A work between the two would be lost to a shutdown without the lock.)"""
-        with self._handover:
-            return not self.running and not self.ready
+        self.assignment.ended(work)
 
     def stop(self, deadline: float) -> None:
         """Start nothing more; close when what is in flight has ended, or at `deadline`."""
         self._deadline = min(self._deadline, deadline)
         self.draining = True
-        self.wake.set()
+        self.assignment.wake.set()
 
     # The turn
 
@@ -190,10 +168,10 @@ class Loop:
         if self.failure is not None or now >= self._finishing > 0:  # the other half is for what has been started by now
             self._finishing = -math.inf
         if not self._starting:
-            self._drop_ready(self.lanes.values())
+            self.assignment.drop_ready(self.lanes.values())
         elif not self._dry or any(lane.waiting.count for lane in self.lanes.values()):
             return now >= self._deadline
-        return (self.idle and not self.outcomes) or now >= self._deadline
+        return (self.assignment.idle and not self.outcomes) or now >= self._deadline
 
     def _poll(self, timeout: float) -> None:
         now = self._clock()
@@ -211,8 +189,8 @@ class Loop:
             log.info("%s: connected again", self.name)
             self._away_since, self._attempt = None, 0
         if not room and timeout and not self.outcomes and not self.ready:
-            self.wake.wait(timeout)
-            self.wake.clear()
+            self.assignment.wake.wait(timeout)
+            self.assignment.wake.clear()
 
     def _room(self) -> int:
         """As many as make whole batches of the lane that records came for last: sources deliver in runs of one partition,
@@ -242,7 +220,7 @@ class Loop:
 
     def _start(self, lane: Lane, now: float) -> None:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""
-        if self._starting and not self._held(lane):
+        if self._starting and not self.assignment.held(lane.partition):
             if self.probing or self.source.flooded:
                 self._probe(lane, now)
             else:
@@ -256,10 +234,6 @@ class Loop:
             lane.timer = at = max(at, now + 0.01)  # in the past only where something else must happen first
             heapq.heappush(self._timers, (at, next(self._order), lane))
 
-    def _held(self, lane: Lane) -> bool:
-        """Whether a handler still has a batch of this partition from before it was lost: the next one is only after its end."""
-        return self.shape.ordered and any(work.lane.partition == lane.partition for work in self._late)
-
     def _give(self, work: Work) -> None:
         batch, stream = work.batch, work.lane.partition.stream
         if len(batch) == 1 and stream not in self._oversize and batch.size() > self.shape.max_bytes:
@@ -269,7 +243,7 @@ class Loop:
 
     def _probe(self, lane: Lane, now: float) -> None:
         self.probing = True
-        if self.idle and not self.outcomes and now >= self._probe_at:
+        if self.assignment.idle and not self.outcomes and now >= self._probe_at:
             for work in itertools.islice(lane.start(now, most=1), 1):
                 work.probe = True
                 self._give(work)
@@ -289,7 +263,7 @@ class Loop:
             lane = work.lane
             if self.lanes.get(lane.partition) is not lane:  # the only fence: late results of a lost partition end here
                 self.counters.fenced += len(work.batch)
-                self._late.discard(work)
+                self.assignment.late.discard(work)
                 if (again := self.lanes.get(lane.partition)) is not None:
                     self._start(again, self._clock())
             elif isinstance(result, Flooded) and self._pauses and not self.draining:
@@ -319,17 +293,14 @@ class Loop:
             due = now + max(part.wait for part in verdict.again)
             if due - work.arrived > self.source.hold:
                 lane.closing = True
-                self._drop_ready([lane])
+                self.assignment.drop_ready([lane])
                 self._resting[lane.partition] = max(due, self._resting.get(lane.partition, due))
         self._start(lane, now)
 
     def _pause(self, flooded: Work, error: Flooded) -> None:
         """Nothing is started for a while, then one record alone; what was chosen is so again, in its old place."""
         now = self._clock()
-        with self._handover:
-            unstarted = [*self.ready]
-            self.ready.clear()
-        for work in [flooded, *unstarted]:
+        for work in [flooded, *self.assignment.take_ready()]:
             work.lane.put_back(work)
         if now >= self._probe_at:  # else others that were in flight fail for the same reason
             self._floods = 1 if now - self._flooded_at > 2 * PAUSE.limit else self._floods + 1
@@ -364,7 +335,7 @@ class Loop:
             lane = self.lanes.get(partition)
             if lane is not None and lane.closing:
                 if lane.idle:
-                    self._forget([lane])
+                    self.assignment.forget([lane])
                     self.source.pause([partition])
                     self.source.rewind(partition)
             elif now >= until:
@@ -375,39 +346,17 @@ class Loop:
 
     def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
         """Called by the source from inside `poll` or `close`. Revoked ones drain and commit; lost ones are forgotten."""
-        lanes = [self.lanes[partition] for partition in partitions if partition in self.lanes]
-        self._drop_ready(lanes)
-        for lane in lanes:
-            lane.closing = True
         if lost:
-            self._forget(lanes)
-            return
-        deadline = min(self._deadline, self._clock() + self._drain)
-        self._settle()
-        while self._clock() < deadline and not all(lane.idle for lane in lanes):
-            self.wake.wait(0.01)
-            self.wake.clear()
-            self._settle()
-        self._commit()
-        self._forget(lanes)
-
-    def _forget(self, lanes: Collection[Lane]) -> None:
-        for lane in list(lanes):
-            self._late.update(work for work in lane.busy if work is not None)
-            lane.gone = True
-            del self.lanes[lane.partition]
-
-    def _drop_ready(self, lanes: Collection[Lane]) -> None:
-        with self._handover:
-            for work in [work for work in self.ready if work.lane in lanes]:
-                self.ready.remove(work)
-                work.lane.drop(work)
+            self.assignment.lose(partitions)
+        else:
+            deadline = min(self._deadline, self._clock() + self._drain)
+            self.assignment.give_back(partitions, deadline, self._settle, self._commit)
 
     def _away(self, error: Unavailable) -> None:
         """Forgets everything unfinished: it comes again. Results of what still runs find no lane."""
         now = self._clock()
-        self._drop_ready(self.lanes.values())
-        self._forget(self.lanes.values())
+        self.assignment.drop_ready(self.lanes.values())
+        self.assignment.forget(self.lanes.values())
         self._finished.clear()
         self._rejected.clear()
         self._resting.clear()
@@ -431,8 +380,8 @@ class Loop:
             return False
         now = self._clock()
         if now < self._reopen_at:
-            self.wake.wait(min(timeout, self._reopen_at - now))
-            self.wake.clear()
+            self.assignment.wake.wait(min(timeout, self._reopen_at - now))
+            self.assignment.wake.clear()
             return False
         if self._sink is not None and not self._checked:
             self._sink.open()  # later it looks after itself: records are handled also while dead letters have nowhere to go
@@ -452,11 +401,11 @@ class Loop:
         self.stop(self._clock() + self._drain)
 
     def _close(self) -> None:
-        self._drop_ready(self.lanes.values())
+        self.assignment.drop_ready(self.lanes.values())
         try:
             self._commit()
             self.source.close()
         except WorkerError as error:
             log.warning("%s: closing: %s", self.name, error)
-        self._forget(self.lanes.values())
+        self.assignment.forget(self.lanes.values())
         self.closed = True

@@ -97,14 +97,14 @@ class Threads:
     def _work(self) -> None:
         loop = self._loop
         while not loop.closed:
-            work = loop.claim()
+            work = loop.assignment.claim()
             if work is not None:
                 if not self._run(work):
                     return
                 continue
             with self._turning:
                 if not loop.ready and not loop.closed:
-                    loop.turn(IDLE if loop.idle else BUSY)
+                    loop.turn(IDLE if loop.assignment.idle else BUSY)
 
     def _run(self, work: Work) -> bool:
         """False: it took so long that another thread has taken this one's place."""

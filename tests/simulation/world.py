@@ -109,7 +109,7 @@ class Simulation:
             pauses=plan.pauses,
             tell_flooded=lambda flooded: self._told_flooded(member, flooded),
         )
-        member.loop.wake = Wake(self, member)  # type: ignore[assignment]
+        member.loop.assignment.wake = Wake(self, member)  # type: ignore[assignment]
         letters = DeadLetters(
             "sim",
             self.sink,
@@ -193,7 +193,7 @@ class Simulation:
     # The threads
 
     def begin_one(self, member: Member) -> None:
-        work = member.loop.claim()
+        work = member.loop.assignment.claim()
         if work is None:
             return
         member.hands.append((work, member.dispatch, member.loop))
@@ -464,7 +464,7 @@ class Simulation:
                 self.begin_one(member)
             if member.hands:
                 self.end_one(member)
-            if member.loop.idle:
+            if member.loop.assignment.idle:
                 self.clock.advance(0.5)
             self._check(member)
         return False

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 
 from tests.support import batch
+from worker.commit import Each, Prefix
 from worker.interface import Batch
-from worker.position import Each, Prefix
 
 
 def ids(batches: list[Batch]) -> list[int | str]:

@@ -1,4 +1,4 @@
-"""What of one partition is finished. On an ordered source a position moves only over the finished prefix."""
+"""What may be committed: the finished prefix in the order delivered, where a position moves; else each record alone."""
 
 from __future__ import annotations
 
