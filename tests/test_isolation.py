@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from worker.settings import load
 from worker.work import Outcome
 
 SHOP = """
-import ctypes, os, sys, threading
+import ctypes, os, resource, sys, threading, time
 from pathlib import Path
 from worker import App, Batch, Failed, Record, Reject
 
@@ -30,6 +31,9 @@ folder = Path(__file__).parent
 @app.lifespan
 def pools():
     (folder / "begun").open("a").write(f"{os.getpid()}\\n")
+    if (folder / "small").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 50_000_000,) * 2)
     yield
     (folder / "ended").open("a").write(f"{os.getpid()}\\n")
 
@@ -54,6 +58,12 @@ def values(values: list[bytes]):
             return {index: Reject("no")}
         if value == b"stop":
             sys.exit("enough")
+        if value == b"orphan":
+            if (other := os.fork()) == 0:
+                time.sleep(30)
+                os._exit(0)
+            (folder / "orphan").write_text(str(other))
+            os._exit(8)
 
 @app.handler("k:orders")
 def numbers(numbers: list[int]): ...
@@ -121,6 +131,25 @@ def test_a_process_that_dies_fails_its_batch(made: Callable[..., Isolation], val
     outcome = call(batch(b"1", value), {})
     assert isinstance(outcome.whole, Crashed) and how in str(outcome.whole)
     assert call(batch(b"1"), {}) == Outcome(), "another one goes on"
+
+
+def test_a_process_that_dies_is_not_waited_for_in_what_it_started(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    call(batch(b"1"), {})
+    begun = time.monotonic()
+    try:
+        assert "ended with code 8" in str(call(batch(b"orphan"), {}).whole)
+    finally:
+        os.kill(int((tmp_path / "orphan").read_text()), signal.SIGKILL)
+    assert time.monotonic() - begun < 15
+
+
+def test_a_batch_that_is_too_much_for_its_process_fails(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    (tmp_path / "small").touch()
+    call = made()
+    assert call(batch(b"1"), {}) == Outcome()
+    for _ in range(2):
+        assert "ended with code 1" in str(call(batch(bytes(100_000_000)), {}).whole), "it died while it was told"
 
 
 def test_a_process_that_dies_idle_fails_nothing(made: Callable[..., Isolation], tmp_path: Path) -> None:

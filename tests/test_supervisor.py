@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +100,32 @@ while True: signal.pause()
     when(lambda: told.exists() and told.read_text(), lambda: supervisor.signalled(signal.SIGTERM, None))
     assert supervisor.run() == 0
     assert (tmp_path / "runs" / "flooded-0").read_text() == "" and told.read_text() == "b"
+
+
+def test_what_a_process_has_started_may_live_on(tmp_path: Path) -> None:
+    body = """
+if (other := os.fork()) == 0:
+    import time
+    time.sleep(30)
+    os._exit(0)
+open(f"{folder}/other", "w").write(str(other))
+tell_supervisor()
+sys.exit(1)
+"""
+    supervisor = supervisor_of(tmp_path, body, processes=1)
+    begun = time.monotonic()
+    try:
+        assert supervisor.run() == 1
+        assert time.monotonic() - begun < 20
+    finally:
+        os.kill(int((tmp_path / "runs" / "other").read_text()), signal.SIGKILL)
+
+
+def test_a_handlers_program_gets_no_pipe_of_the_supervisor(tmp_path: Path) -> None:
+    body = """
+import subprocess
+pipes = [int(os.environ[name]) for name in ("WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD")]
+code = f"import os; [os.fstat(pipe) for pipe in {pipes}]"
+sys.exit(0 if subprocess.run([sys.executable, "-c", code], close_fds=False, stderr=subprocess.DEVNULL).returncode else 3)
+"""
+    assert supervisor_of(tmp_path, body, processes=1).run() == 0

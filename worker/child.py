@@ -33,6 +33,7 @@ def main() -> None:
     """Ends when the other end of the pipe is closed."""
     faulthandler.register(signal.SIGUSR1, chain=True)
     pipe = Connection(int(sys.argv[1]))
+    os.set_inheritable(pipe.fileno(), False)  # a program that the handler starts must not keep it open
     follow(pipe.fileno())
     plan: Plan = pipe.recv()
     logs.configure(**plan.logs)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import queue
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Pipe
@@ -28,6 +30,8 @@ START = 60.0
 """Seconds for a process to import the app and enter its lifespan."""
 LAST_WORDS = 1.0
 """Seconds."""
+LOOK = 0.5
+"""Seconds between two looks whether the process still lives: what it has started may hold its end of the pipe open."""
 
 
 class Crashed(Exception):
@@ -92,31 +96,51 @@ class Child:
         self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True)
         theirs.close()
         self._pipe.send(plan)
-        if not self._pipe.poll(START) or self._receive() is None:
-            self.close(LAST_WORDS)
+        if not self._answers(START) or self._receive() is None:
             raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}")
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def call(self, request: Request, timeout: float | None) -> Reply | None:
-        """None: it died over it; raises `BrokenPipeError` if it had died before, and TimeoutError."""
-        self._pipe.send_bytes(pickle.dumps(request, 5))
-        if timeout is not None and not self._pipe.poll(timeout):
+        """None: it died over it; raises TimeoutError."""
+        try:
+            self._pipe.send_bytes(pickle.dumps(request, 5))
+        except BrokenPipeError:
+            return None
+        if not self._answers(math.inf if timeout is None else timeout):
             self._process.send_signal(signal.SIGUSR1)  # it writes its stack to stderr, and ends
             self.close(LAST_WORDS)
-            raise too_slow(timeout)
+            raise too_slow(timeout or 0.0)
         reply = self._receive()
         assert reply is None or isinstance(reply, Reply)
         return reply
 
+    def _answers(self, timeout: float) -> bool:
+        """Whether there is something to receive, its end too."""
+        deadline = time.monotonic() + timeout
+        while not self._pipe.poll(max(0.0, min(LOOK, deadline - time.monotonic()))):
+            if not self.alive:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
     def _receive(self) -> Any:
+        """None: it has ended."""
         try:
+            if not self._pipe.poll() and not self.alive:
+                return None
             told = self._pipe.recv_bytes()
             return pickle.loads(told) if told else ALL_FINE
         except (EOFError, OSError):
             return None
 
     def end(self) -> str:
-        """How it ended."""
-        code = self._process.wait()
+        """How it ended, or was ended: it may have closed the pipe and live on."""
+        self.close(LAST_WORDS)
+        code = self._process.returncode
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def close(self, timeout: float) -> None:
@@ -144,9 +168,6 @@ class Isolation:
         child = self._child()
         try:
             reply = child.call(request, self._timeout)
-        except BrokenPipeError:  # it died while it had nothing to do, which is not this batch's fault
-            child.close(0.0)
-            return self(batch, expired)
         except TimeoutError as error:
             log.error("%s: %s: %s: its process was killed", self._plan.handler, batch.partition, error)
             return Outcome(whole=error)
@@ -159,10 +180,13 @@ class Isolation:
         return unpacked(reply.outcome)
 
     def _child(self) -> Child:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            return Child(self._plan)
+        with suppress(queue.Empty):
+            while True:
+                child = self._idle.get_nowait()
+                if child.alive:
+                    return child
+                child.close(0.0)  # it died while it had nothing to do, which is not this batch's fault
+        return Child(self._plan)
 
     def close(self) -> None:
         """Lifespans end."""

@@ -32,6 +32,8 @@ def follow_parent() -> None:
     if PARENT_FD not in os.environ:
         return
     parent = int(os.environ[PARENT_FD])
+    for pipe in (parent, int(os.environ[REASON_FD])):
+        os.set_inheritable(pipe, False)  # a program that a handler starts has no business with them
 
     def wait() -> None:
         os.read(parent, 1)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -64,12 +65,12 @@ class Child:
         self.process = subprocess.Popen(self._command, env=environ, pass_fds=(write, self._parent_fd), start_new_session=True)
         os.set_blocking(write, False)  # what it says is read when it ends
         os.close(write)
+        os.set_blocking(self._reason, False)  # a program that it has started may live on with the other end
         self.restarts.started = time.monotonic()
 
     def had_a_reason(self) -> bool:
         """Also remembers what else it said."""
-        with os.fdopen(self._reason) as pipe:
-            words = [line.split() for line in pipe]
+        words = [line.split() for line in _written(self._reason).decode().splitlines()]
         for told, *handler in words:
             if told == "flooded":
                 self._flooded.update(handler)
@@ -79,6 +80,16 @@ class Child:
 
     def __str__(self) -> str:
         return f"process {self._index} (pid {self.process.pid})"
+
+
+def _written(pipe: int) -> bytes:
+    """What is in a pipe, which is closed."""
+    told = b""
+    with suppress(BlockingIOError):
+        while more := os.read(pipe, 65_536):
+            told += more
+    os.close(pipe)
+    return told
 
 
 class Supervisor:
