@@ -92,3 +92,51 @@ def test_a_broker_that_is_not_there_is_given_up_after_wait(tmp_path: Path) -> No
     assert done.returncode == 3
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert any("127.0.0.1:1" in line["message"] and line["level"] == "ERROR" for line in lines)
+
+
+STUCK = """
+import asyncio, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from confluent_kafka import Producer
+from connectors import kafka_embedded
+from worker import App
+app = App("shop", connections={"kafka": "kafka://embedded"})
+
+@app.lifespan
+def order():
+    producer = Producer({"bootstrap.servers": kafka_embedded.bootstrap()})
+    producer.produce("orders", b"1")
+    producer.flush()
+    yield
+
+def hang():
+    print("hangs", flush=True)
+    threading.Event().wait()
+
+@app.handler("kafka:orders", drain=0.2, window=0.0)
+def sync(values: list[bytes]):
+    ThreadPoolExecutor(1).submit(hang).result()
+
+@app.handler("kafka:orders", drain=0.2, window=0.0)
+async def asynchronous(values: list[bytes]):
+    await asyncio.to_thread(hang)
+
+@app.handler("kafka:orders", drain=0.2, window=0.0, timeout=0.1, retries=0)
+def given_up(values: list[bytes]):
+    ThreadPoolExecutor(1).submit(hang).result()
+"""
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("handler", ["sync", "asynchronous", "given_up"])
+def test_a_call_that_never_returns_does_not_keep_the_process(tmp_path: Path, handler: str) -> None:
+    (tmp_path / "shop.py").write_text(STUCK)
+    command = [sys.executable, "-m", "worker", "run", "shop:app", "--handler", handler]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "hangs\n"
+            process.terminate()
+            told = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 0 and f"{handler}: a call has not returned" in told

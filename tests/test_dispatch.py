@@ -250,6 +250,24 @@ def test_dead_letters_of_an_async_handler_are_published_off_the_event_loop() -> 
     assert threads[0] is not threading.current_thread() and len(sink.letters) == 1
 
 
+def test_dead_letters_of_an_async_handler_do_not_wait_for_what_it_does_on_threads() -> None:
+    released = threading.Event()
+
+    async def handle(b: Batch) -> None:
+        for _ in range(100):  # more than asyncio's own pool has
+            asyncio.get_running_loop().run_in_executor(None, released.wait)
+        raise Reject("no")
+
+    async def main() -> object:
+        try:
+            return await asyncio.wait_for(made.asynchronous(work, made.prepare(work)), 10)
+        finally:
+            released.set()
+
+    made, work = dispatch_of(handle), work_of(b"a")
+    assert isinstance(asyncio.run(main()), Verdict)
+
+
 def test_records_of_a_typed_handler() -> None:
     def handle(orders: list[Record[Order]]) -> None:
         assert [(order.value.id, order.id) for order in orders if order.value] == [(4, 0)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -83,9 +85,19 @@ def run(
         code = run_until_signal(worker)
         if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
             supervised.tell_supervisor()
-        sys.exit(code)
     except WorkerError as error:
         fail(error)
+    if worker.left_behind:
+        _exit_at_once(code)
+    sys.exit(code)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Without waiting for threads."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _arguments(

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from worker.call import Call, Caller
@@ -57,6 +58,8 @@ class Dispatch:
         self._max_age_from = max_age_from
         self._clock = clock
         self._wall = wall
+        self._blocking = ThreadPoolExecutor(thread_name_prefix=f"{name}-blocking")
+        """For async handlers; in asyncio's own pool it would wait for whatever the handler does there."""
 
     def __call__(self, work: Work) -> Verdict | WorkerError | None:
         """On the handler's thread; for a function that is not async. None: it took too long, and `late` has decided."""
@@ -90,15 +93,19 @@ class Dispatch:
         try:
             outcome = await self._awaited(work, call)
             if self._capture is not None and outcome != Outcome():
-                await asyncio.to_thread(self._capture, work.batch, outcome)
+                await self._on_a_thread(self._capture, work.batch, outcome)
             verdict = self._policy.decide(work, outcome)
             if verdict.given_up:
-                await asyncio.to_thread(self._after, work, verdict)
+                await self._on_a_thread(self._after, work, verdict)
             else:
                 self._after(work, verdict)
             return verdict
         except WorkerError as error:
             return error
+
+    async def _on_a_thread(self, function: Callable[..., None], *arguments: Any) -> None:
+        run = contextvars.copy_context().run
+        await asyncio.get_running_loop().run_in_executor(self._blocking, run, function, *arguments)
 
     async def _awaited(self, work: Work, call: Call) -> Outcome:
         if self.watch is None:

@@ -172,6 +172,8 @@ class Worker:
         self._requests: queue.SimpleQueue[Literal["look", "stop", "now"]] = queue.SimpleQueue()
         """What the main thread is to do; a queue whose put a signal handler may call, as an Event's set may not."""
         self._events: EventLoop | None = None
+        self.left_behind = False
+        """A call has not returned: the interpreter would wait at its end for threads that the handler has started."""
         patience = math.inf if wait is None else wait
         self.handlers = [Running(one, app, self._event_loop, patience, self._look, capture) for one in settings.handlers.values()]
 
@@ -229,7 +231,8 @@ class Worker:
                 reported, before = time.monotonic(), handled
         for running in self.handlers:
             if not running.threads.join(1.0):
-                log.warning("%s: still running after its drain; left behind, uncommitted", running.settings.name)
+                self.left_behind = True
+                log.warning("%s: a call has not returned; left behind, uncommitted", running.settings.name)
             running.close()
 
     def _end(self) -> None:

@@ -76,11 +76,13 @@ class Threads:
             thread.start()
 
     def join(self, timeout: float) -> bool:
-        """False: a handler is still at it, and was left behind."""
+        """False: a call of the handler is still on the way, and was left behind."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        while self._tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not (any(thread.is_alive() for thread in self._threads) or self._tasks or self._stuck)
 
     def _guard(self, target: Callable[..., None], *arguments: Work) -> None:
         try:
