@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -35,11 +36,11 @@ class _Reports:
     def __init__(self, expected: int, served: threading.Condition) -> None:
         self.left = expected
         self._served = served
-        self.failed: tuple[KafkaError, Message] | None = None
+        self.failed: list[tuple[DeadLetter, KafkaError, Message]] = []
 
-    def __call__(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self.failed is None:
-            self.failed = error, message
+    def __call__(self, letter: DeadLetter, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.failed.append((letter, error, message))
         self.left -= 1
         if not self.left:
             with self._served:
@@ -91,6 +92,16 @@ class KafkaSink:
             return self._producer
 
     def publish(self, letters: Sequence[DeadLetter]) -> None:
+        failed = self._publish(letters)
+        if len(letters) > 1 and all(error.code() in _TOO_LARGE for _, error, _ in failed):
+            # Letters that went out together were counted together.
+            failed = [found for letter, _, _ in failed for found in self._publish([letter])]
+        if failed:
+            _, error, message = failed[0]
+            raise self._failure(error, message)
+
+    def _publish(self, letters: Sequence[DeadLetter]) -> list[tuple[DeadLetter, KafkaError, Message]]:
+        """Returns those that were not taken."""
         reports = _Reports(len(letters), self._served)
         deadline = self._clock() + self._options.timeout + 1
         producer = self._connected()
@@ -101,10 +112,9 @@ class KafkaSink:
                 self._serve(producer, reports)
         except KafkaException as error:
             raise self._failure(error.args[0], None) from error
-        if reports.failed is not None:
-            raise self._failure(*reports.failed)
         if reports.left:
             raise PublishError(f"{self._stream}: {reports.left} not confirmed in {self._options.timeout:g} s{self._why()}")
+        return reports.failed
 
     def _serve(self, producer: Producer, reports: _Reports) -> None:
         """One thread polls, for all: if each did, one would sleep in its poll while another one's serves its reports."""
@@ -130,7 +140,7 @@ class KafkaSink:
                     record.value,
                     record.key,
                     partition,
-                    on_delivery=reports,
+                    on_delivery=partial(reports, letter),
                     headers=list(letter.headers),
                 )
                 return
@@ -141,8 +151,8 @@ class KafkaSink:
 
     def _partition(self, record: Record[bytes]) -> int:
         """-1: the client chooses, by key."""
-        told = str(record.partition.id)
-        return int(told) if self._options.partitions and told.isdecimal() and int(told) < self._partitions else -1
+        told = record.partition.id
+        return told if self._options.partitions and isinstance(told, int) and told < self._partitions else -1
 
     @property
     def _stream(self) -> str:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from worker import cli_dead_letters
+from worker.deadletter import HEADERS
+from worker.interface import Partition, Record
+from worker.letters import Letter, Overview, Selection
+from worker.redrive import Moved
 
 APP = """
 from pydantic import BaseModel
@@ -92,6 +100,37 @@ def test_a_broker_that_is_not_there_is_given_up_after_wait(tmp_path: Path) -> No
     assert done.returncode == 3
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert any("127.0.0.1:1" in line["message"] and line["level"] == "ERROR" for line in lines)
+
+
+DEAD = APP.replace("batch_size=5", 'dead_letter="kafka:dead"')
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--rate", "nan", "no number"), ("--rate", "inf", "not in the range"), ("--rate", "0", "not in the range")]
+    + [("--since", value, "is no time") for value in ("yesterday", "9" * 5_000 + "d", "9999999999999999-01-01")],
+)
+def test_options_that_make_no_sense_for_dead_letters(tmp_path: Path, option: str, value: str, told: str) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    assert told in refused(tmp_path, "dead-letters", "redrive", "shop:app", "charge", "--yes", option, value)
+
+
+def test_since_ever(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    told = refused(tmp_path, "dead-letters", "redrive", "shop:app", "charge", "--since", "99999999999d")
+    assert "nobody is here to ask" in told
+
+
+def test_a_letter_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    headers = [(name, b"\x1b[2J") for name in (*HEADERS, "own\x1b[2J") if name not in ("dead_letter_time",)]
+    one = Letter(Record(b"\x1b[2J", b"\x1b[2J", tuple(headers), None, 1, Partition("dead", 0)))
+    cli_dead_letters._tell_letter(one, False)
+    overview = Overview.of([one, Letter(Record(b"", b"", (), None, 2, Partition("dead", 0)))], Selection("\x1b[2J"))
+    settings = SimpleNamespace(dead_letter=("kafka", "dead"), label="shop.charge")
+    cli_dead_letters._tell_overview(settings, overview, False)  # type: ignore[arg-type]
+    cli_dead_letters._tell_moved("redrive", Moved(strange=Counter({"\x1b[2J": 1}), refused=1, reason="\x1b[2J"), False)
+    told = capsys.readouterr().out
+    assert "2J" in told and "\x1b" not in told
 
 
 STUCK = """

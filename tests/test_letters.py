@@ -30,6 +30,18 @@ def test_the_record_as_it_was() -> None:
     assert given_up().original() == RECORD._replace(id="42", headers=[("who", b"me")])
 
 
+def test_a_key_that_is_the_name_of_the_stream_of_letters() -> None:
+    one = given_up(RECORD._replace(key=b"orders.dead"))
+    assert one.original().key == b"orders.dead"
+    routed = Letter(one.record._replace(properties={"routing_key": "orders.dead"}))
+    assert routed.original().key is None, "RabbitMQ's own of the letter"
+
+
+def test_a_partition_that_no_broker_has() -> None:
+    one = Letter(RECORD._replace(headers=(("dead_letter_partition", b"9" * 5_000),)))
+    assert one.partition.id == "9" * 5_000
+
+
 def test_each_redrive_is_counted() -> None:
     one = given_up()
     for times in (1, 2, 3):

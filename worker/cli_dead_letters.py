@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import signal
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,12 +37,23 @@ class Since(click.ParamType[float]):
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if ago := re.fullmatch(r"(\d+)([smhd])", str(value)):
-            return time.time() - int(ago[1]) * _UNITS[ago[2]]
         try:
-            return datetime.fromisoformat(str(value)).timestamp()
-        except ValueError:
+            if ago := re.fullmatch(r"(\d+)([smhd])", str(value)):
+                return max(0.0, time.time() - int(ago[1]) * _UNITS[ago[2]])
+            return max(0.0, datetime.fromisoformat(str(value)).timestamp())
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time: write 2026-11-24T10:30, or 90s, 30m, 2h, 1d for so long ago", param, ctx)
+
+
+class Rate(click.FloatRange):
+    """A second."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0.001, max=1_000_000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is no number", param, ctx) if math.isnan(number) else number
 
 
 def _options(*, changes: bool) -> Callable[[Function], Function]:
@@ -56,7 +69,7 @@ def _options(*, changes: bool) -> Callable[[Function], Function]:
     if changes:
         told += [
             click.option("--limit", type=click.IntRange(1), help="At most so many."),
-            click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second."),
+            click.option("--rate", type=Rate(), help="At most so many a second."),
             click.option("--dry-run", is_flag=True, help="Only say which."),
             click.option("--yes", is_flag=True, help="Do not ask."),
         ]
@@ -152,15 +165,21 @@ def _move(
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        if dry_run:
-            _tell_overview(settings, Overview.of(_counted(browse(settings)), selection), as_json)
-            return
-        _confirm(action, settings, selection, yes)
+        if not (yes or dry_run or sys.stdin.isatty()):
+            raise ConfigError(f"nobody is here to ask whether to {action}: add --yes, or --dry-run to see what it would be")
         made = Pass(settings, selection, action, limit=limit, rate=rate, redrives=again, progress=_Progress())
+        if dry_run or not yes:
+            found = islice((letter for letter in _counted(browse(settings)) if made.fate(letter) == "meant"), limit)
+            overview = Overview.of(found, selection)
+        if dry_run:
+            _tell_overview(settings, overview, as_json)
+            return
+        if not yes:
+            _confirm(action, settings, selection, overview.letters)
         with _stopping(made):
             moved = made.run()
     _tell_moved(action, moved, as_json)
-    sys.exit(1 if moved.stopped else 0)
+    sys.exit(4 if moved.refused else 1 if moved.stopped or moved.unseen else 0)
 
 
 def _settings(app: str, handler: str, told: dict[str, Any]) -> tuple[HandlerSettings, Selection]:
@@ -200,15 +219,11 @@ def _stopping(made: Pass) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _confirm(action: str, settings: HandlerSettings, selection: Selection, yes: bool) -> None:
+def _confirm(action: str, settings: HandlerSettings, selection: Selection, count: int) -> None:
     assert isinstance(settings.dead_letter, tuple)
     connection, stream = settings.dead_letter
     where = f" to {', '.join(settings.streams)} of {settings.connection}" if action == "redrive" else ""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigError(f"nobody is here to ask whether to {action}: add --yes, or --dry-run to see what it would be")
-    click.confirm(f"{action.capitalize()} {selection}, from {stream} of {connection}{where}?", abort=True, err=True)
+    click.confirm(f"{action.capitalize()} {count:,} of {selection}, from {stream} of {connection}{where}?", abort=True, err=True)
 
 
 def _counted(letters: Iterator[Letter]) -> Iterator[Letter]:
@@ -251,7 +266,11 @@ def _tell_moved(action: str, moved: Moved, as_json: bool) -> None:
     if moved.exhausted:
         click.secho(f"{moved.exhausted:,} left: redriven too often already; --again allows more", fg="yellow")
     for stream, count in moved.strange.items():
-        click.secho(f"{count:,} left: the handler does not read {stream or 'the stream they do not name'}", fg="yellow")
+        click.secho(f"{count:,} left: the handler does not read {_plain(stream) or 'the stream they do not name'}", fg="yellow")
+    if moved.refused:
+        click.secho(f"{moved.refused:,} left: the broker does not take them: {_plain(moved.reason)}", fg="red")
+    if moved.unseen:
+        click.secho(f"the broker has {moved.unseen:,} more and did not send them: run it again for the rest", fg="yellow")
     if moved.stopped:
         click.secho("stopped before the end: run it again for the rest", fg="yellow")
 
@@ -260,19 +279,20 @@ def _tell_overview(settings: HandlerSettings, overview: Overview, as_json: bool)
     groups = overview.sorted()
     if as_json:
         told = [asdict(group) for group in groups]
-        click.echo(json.dumps({"letters": sum(group.letters for group in groups), "groups": told, "others": overview.others}))
+        click.echo(json.dumps({"letters": overview.letters, "groups": told, "others": overview.others}))
         return
     assert isinstance(settings.dead_letter, tuple)
     connection, stream = settings.dead_letter
-    click.echo(f"{stream} of {connection}: {sum(group.letters for group in groups):,} letters of {settings.label}")
+    click.echo(f"{stream} of {connection}: {overview.letters:,} letters of {settings.label}")
     if groups:
         header = ["letters", "error", "stream", "partition", "first", "last", "redriven"]
         rows = [
-            [f"{g.letters:,}", g.error, g.stream, g.partition, _moment(g.first), _moment(g.last), str(g.redriven)] for g in groups
+            [f"{g.letters:,}", *map(_plain, (g.error, g.stream, g.partition)), _moment(g.first), _moment(g.last), str(g.redriven)]
+            for g in groups
         ]
         _table([header, *rows])
     for name, count in overview.others.most_common():
-        click.echo(f"and {count:,} " + (f"of {name}" if name else "records that are no letters of a worker"))
+        click.echo(f"and {count:,} " + (f"of {_plain(name)}" if name else "records that are no letters of a worker"))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:
@@ -302,12 +322,12 @@ def _tell_letter(letter: Letter, as_json: bool) -> None:
         told |= {"timestamp": record.timestamp, "key": _coded(record.key), "value": _coded(record.value)}
         click.echo(json.dumps(told | {"headers": [[name, _coded(value)] for name, value in record.headers]}))
         return
-    click.secho(f"{where.stream}[{where.id}] {letter.id}", bold=True)
+    click.secho(_plain(f"{where.stream}[{where.id}] {letter.id}"), bold=True)
     click.echo(f"  given up {_moment(letter.time)} after {letter.attempts} tries, redriven {letter.redrives} times")
-    click.secho(f"  {letter.error}: {letter.message}", fg="red")
+    click.secho(_plain(f"  {letter.error}: {letter.message}"), fg="red")
     click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
     for name, value in record.headers:
-        click.echo(f"  {name}: {_text(value)}")
+        click.echo(f"  {_plain(name)}: {_text(value)}")
     click.echo(_text(record.value))
 
 
@@ -322,8 +342,9 @@ def _coded(value: bytes | None) -> Any:
 
 
 def _text(value: bytes | None) -> str:
+    return "none" if value is None else _plain(value.decode(errors="backslashreplace"))
+
+
+def _plain(text: str) -> str:
     """For people: nothing in it may move a terminal's cursor."""
-    if value is None:
-        return "none"
-    text = value.decode(errors="backslashreplace")
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

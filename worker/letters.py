@@ -63,8 +63,9 @@ class Letter:
     @property
     def partition(self) -> Partition:
         """Where the record was."""
+        number = self._number("dead_letter_partition")
         told = self.headers.get("dead_letter_partition", "")
-        return Partition(self.headers.get("dead_letter_stream", ""), int(told) if told.isdecimal() else told)
+        return Partition(self.headers.get("dead_letter_stream", ""), told if number is None else number)
 
     @property
     def id(self) -> str:
@@ -74,7 +75,7 @@ class Letter:
         """The record as it was read by the handler that gave it up."""
         value, key, headers, _, number, where, properties = self.record
         own = [header for header in headers if header[0] not in (*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER)]
-        if key == where.stream.encode():  # RabbitMQ's routing key of the letter itself: the record had none
+        if "routing_key" in properties and key == where.stream.encode():  # that of the letter itself: the record had no key
             key = None
         null = self.headers.get(NULL_HEADER) == "value"
         stamp = self._number("dead_letter_timestamp")
@@ -161,6 +162,10 @@ class Overview:
             elif not selection.ours(letter):
                 made.others[letter.handler] += 1
         return made
+
+    @property
+    def letters(self) -> int:
+        return sum(group.letters for group in self.groups.values())
 
     def sorted(self) -> Sequence[Group]:
         return sorted(self.groups.values(), key=lambda group: (-group.letters, group.error, group.stream, group.partition))

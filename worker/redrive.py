@@ -6,6 +6,7 @@ forget single records and a queue gives them in turn, so letters that are not me
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -15,8 +16,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from worker.errors import Unavailable
-from worker.interface import Batch, DeadLetter, Partition, Sink, SinkOptions
+from worker.errors import PublishError, Unavailable
+from worker.interface import Batch, Partition, Sink, SinkOptions
 from worker.letters import BATCH, PASS, Letter, Selection, options
 from worker.plugins import connector
 from worker.settings import HandlerSettings
@@ -27,6 +28,11 @@ QUIET = 2.0
 """Seconds without a letter after which there are no more."""
 JOIN = 60.0
 """Seconds for the group to hand out its partitions."""
+STALLED = 20.0
+"""Seconds without a letter though the broker has more: a leader moves, or what is left is none of ours to see (a log may end with
+marks of transactions)."""
+
+Fate = Literal["meant", "kept", "passed", "exhausted", "strange"]
 
 
 @dataclass
@@ -40,8 +46,14 @@ class Moved:
     """Stay, as they were redriven too often."""
     strange: Counter[str] = field(default_factory=Counter)
     """Stay, as the handler does not read the stream they name."""
+    refused: int = 0
+    """Stay, as the broker never takes them."""
+    reason: str = ""
+    """Why the last of those was refused."""
     put_back: int = 0
     """Letters that stay and were written again behind the others."""
+    unseen: int = 0
+    """Records that the broker has and did not send."""
     stopped: bool = False
 
     @property
@@ -50,7 +62,7 @@ class Moved:
 
 
 class Pass:
-    """`stop` may be set from a signal handler: the batch at hand is finished first."""
+    """What was given up before it was made. `stop` may be set from a signal handler: the batch at hand is finished first."""
 
     def __init__(
         self,
@@ -71,19 +83,21 @@ class Pass:
         self._settings = settings
         self._selection = selection
         self._action = action
-        self._limit = limit
+        self._limit = math.inf if limit is None else limit
         self._rate = rate
         self._redrives = redrives
         self._progress = progress
         self._clock = clock
         self._wait = wait
-        self._started = int(wall() * 1000)
+        self._wall = wall
+        self._begun = wall()
         self._run = uuid.uuid4().hex
         self._done: set[Partition] = set()
         self._sinks: dict[str, Sink] = {}
         told = options(settings)
-        size = BATCH if rate is None else min(BATCH, max(1, int(rate)))
-        self._options = replace(told, batch_size=size, in_flight=2 * size)
+        size = int(max(1, min(BATCH, self._limit, math.inf if rate is None else rate)))
+        # A queue counts what it has sent and gets back: no more is asked for than is wanted.
+        self._options = replace(told, batch_size=size, in_flight=size if limit is not None else 2 * size)
         self._source = connector(told.connection.scheme).source(self._options)
 
     def run(self) -> Moved:
@@ -93,8 +107,8 @@ class Pass:
             stack.callback(self._source.close)
             self._source.open(self._revoked)
             begun = heard = self._clock()
-            while not self._full and not self.stop:
-                batches = self._source.poll(self._options.batch_size, 0.1)
+            while self._left and not self.stop:
+                batches = self._source.poll(int(min(self._options.batch_size, self._left)), 0.1)
                 if any([self._take(batch) for batch in batches]):
                     heard = self._clock()
                 elif self._over(begun, heard):
@@ -102,74 +116,107 @@ class Pass:
             self.moved.stopped = self.stop
         return self.moved
 
+    def fate(self, letter: Letter) -> Fate:
+        """What is to become of a letter; "passed": it is another handler's, in a log."""
+        if not self._selection.takes(letter):
+            # Where each handler's group has its own position, the letters of others are simply passed over.
+            return "kept" if self._selection.ours(letter) or not self._source.ordered else "passed"
+        if self._action == "discard":
+            return "meant"
+        if letter.redrives >= self._redrives:
+            return "exhausted"
+        return "meant" if self._reads(letter.partition.stream) else "strange"
+
     def _over(self, begun: float, heard: float) -> bool:
         now = self._clock()
-        if self._source.ordered and (lag := self._source.lag()) is not None and lag == 0:
+        if not self._source.ordered:
+            return now - heard > QUIET
+        lag = self._source.lag()
+        if lag is None and now - begun > JOIN:
+            raise Unavailable(f"group {self._options.group} gives us no partition: are others at it already?")
+        if lag and not self._done and now - heard > STALLED:
+            self.moved.unseen = lag
             return True
-        if self._source.ordered and lag is None:
-            if now - begun > JOIN:
-                raise Unavailable(f"group {self._options.group} gives us no partition: are others at it already?")
-            return False
-        return now - heard > QUIET
+        return lag == 0 or (bool(self._done) and now - heard > QUIET)
 
     @property
-    def _full(self) -> bool:
-        return self._limit is not None and self.moved.count >= self._limit
+    def _left(self) -> float:
+        return max(0, self._limit - self.moved.count)
 
     def _revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
         self._done.difference_update(partitions)
 
+    def _new(self, letter: Letter) -> bool:
+        """Put back by this pass, or given up since it began. A time that is still to come is of a clock that is wrong."""
+        return letter.headers.get(PASS) == self._run or self._begun * 1000 < (letter.time or 0) <= self._wall() * 1000
+
     def _take(self, batch: Batch) -> bool:
         """Whether there was anything to do."""
-        if batch.partition in self._done or self._full or self.stop:
+        if batch.partition in self._done or self.stop:
             return False
-        begun = self._clock()
-        meant: dict[str, list[DeadLetter]] = {}
-        others: list[DeadLetter] = []
-        before, taken = self.moved.count, 0
+        begun, before = self._clock(), self.moved.count
+        meant: list[Letter] = []
+        others: list[Letter] = []
+        taken = 0
         for letter in map(Letter, batch):
-            if letter.headers.get(PASS) == self._run or (letter.time or 0) > self._started:
+            if self._new(letter):
                 self._done.add(batch.partition)
                 break
-            if self._limit is not None and before + sum(map(len, meant.values())) >= self._limit:
+            if len(meant) >= self._left:
                 break
             taken += 1
-            self._sort(letter, meant, others)
+            fate = self.fate(letter)
+            if fate == "meant":
+                meant.append(letter)
+            elif fate != "passed":
+                others.append(letter)
+                self.moved.exhausted += fate == "exhausted"
+                if fate == "strange":
+                    self.moved.strange[letter.partition.stream] += 1
         if taken:
-            self._publish(meant, others)
+            self._move(meant, others)
             self._source.commit([batch.take(0, taken)])
             self._source.poll(0, 0.0)  # what was written goes out now: a kill repeats what the broker does not know of
-            self._count(meant, others)
+            self._progress(self.moved)
             self._slow_down(begun, self.moved.count - before)
         return taken > 0
-
-    def _sort(self, letter: Letter, meant: dict[str, list[DeadLetter]], others: list[DeadLetter]) -> None:
-        stream = letter.partition.stream
-        if not self._selection.takes(letter):
-            # Where each handler's group has its own position, the letters of others are simply passed over.
-            if self._selection.ours(letter) or not self._source.ordered:
-                others.append(letter.put_back(self._run))
-        elif self._action == "discard":
-            meant.setdefault("", []).append(letter.redriven())
-        elif letter.redrives >= self._redrives:
-            self.moved.exhausted += 1
-            others.append(letter.put_back(self._run))
-        elif not self._reads(stream):
-            self.moved.strange[stream] += 1
-            others.append(letter.put_back(self._run))
-        else:
-            meant.setdefault(stream, []).append(letter.redriven())
 
     def _reads(self, stream: str) -> bool:
         """Somebody else's letter must not send records anywhere."""
         return any(re.match(one, stream) if one.startswith("^") else one == stream for one in self._settings.streams)
 
-    def _publish(self, meant: dict[str, list[DeadLetter]], others: Sequence[DeadLetter]) -> None:
+    def _move(self, meant: Sequence[Letter], others: list[Letter]) -> None:
+        redriven: Counter[str] = Counter()
         if self._action == "redrive":
-            for stream, letters in meant.items():
-                self._sink(stream).publish(letters)
+            streams = dict.fromkeys(letter.partition.stream for letter in meant)
+            for stream in streams:
+                letters = [letter for letter in meant if letter.partition.stream == stream]
+                refused = self._send(stream, letters)
+                others += refused
+                redriven[stream] += len(letters) - len(refused)
         if others:
-            self._sink("").publish(others)
+            self._sink("").publish([letter.put_back(self._run) for letter in others])
+        if self._action == "discard":
+            self.moved.discarded += len(meant)
+        self.moved.redriven += redriven
+        self.moved.put_back += len(others)
+
+    def _send(self, stream: str, letters: Sequence[Letter]) -> list[Letter]:
+        """Returns those that the broker never takes; raises PublishError if it takes none of several."""
+        try:
+            self._sink(stream).publish([letter.redriven() for letter in letters])
+            return []
+        except PublishError as error:
+            if not error.permanent:
+                raise
+            if len(letters) == 1:
+                self.moved.reason = str(error)
+                self.moved.refused += 1
+                return [*letters]
+            refused = [one for letter in letters for one in self._send(stream, [letter])]
+            if len(refused) == len(letters):
+                raise
+            return refused
 
     def _sink(self, stream: str) -> Sink:
         """ "": that of the letters themselves."""
@@ -181,18 +228,11 @@ class Pass:
             self._sinks[stream] = sink
         return self._sinks[stream]
 
-    def _count(self, meant: dict[str, list[DeadLetter]], others: Sequence[DeadLetter]) -> None:
-        for stream, letters in meant.items():
-            if self._action == "redrive":
-                self.moved.redriven[stream] += len(letters)
-            else:
-                self.moved.discarded += len(letters)
-        self.moved.put_back += len(others)
-        self._progress(self.moved)
-
     def _slow_down(self, begun: float, moved: int) -> None:
-        if self._rate is not None and (left := begun + moved / self._rate - self._clock()) > 0:
-            self._wait(left)
+        """The source is attended to meanwhile: its broker would take it for dead."""
+        while self._rate is not None and not self.stop and (left := begun + moved / self._rate - self._clock()) > 0:
+            self._wait(min(left, 0.5))
+            self._source.poll(0, 0.0)
 
     def _close_sinks(self) -> None:
         for sink in self._sinks.values():

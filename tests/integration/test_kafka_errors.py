@@ -342,3 +342,16 @@ def test_a_dead_letter_larger_than_the_topic_takes(cluster: Cluster) -> None:
     sink.publish([letter(b"small")])
     sink.close()
     assert len(read(cluster.open(topic), 2)) == 2
+
+
+def test_letters_that_are_too_large_only_together(cluster: Cluster) -> None:
+    """A client joins letters to one batch, and a topic's limit is of a batch."""
+    topic = cluster.create(partitions=1, max__message__bytes="50000")
+    sink = connector.sink(SinkOptions(connect(cluster.bootstrap), topic, 20))
+    sink.open()
+    letters = [letter(b"%03d" % n + os.urandom(10_000)) for n in range(200)]
+    sink.publish(letters)
+    assert len(read(cluster.open(topic), 200)) == 200, "none twice"
+    with pytest.raises(PublishError, match=r"max\.message\.bytes \(50,000\)"):
+        sink.publish([*letters[:5], letter(os.urandom(60_000)), *letters[5:]])
+    sink.close()

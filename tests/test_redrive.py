@@ -1,0 +1,181 @@
+"""A pass over dead letters, on fakes: what it takes, what it leaves, and what a broker that refuses does to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from worker import App, redrive
+from worker.deadletter import letter
+from worker.errors import PublishError
+from worker.interface import Batch, DeadLetter, Partition, Record, SourceOptions
+from worker.letters import Selection
+from worker.redrive import STALLED, Pass
+from worker.settings import load
+from worker.testing.fake import FakeSink, FakeSource
+from worker.work import GivenUp
+
+NOW = 1_800_000_000.0
+ORDERS = Partition("orders", 3)
+
+app = App("shop", connections={"k": "kafka://nowhere"})
+
+
+@app.handler("k:orders", dead_letter="k:dead")
+def charge(values: list[bytes]) -> None: ...
+
+
+class Sink(FakeSink):
+    """Takes all values but b"big"."""
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        if any(one.record.value == b"big" for one in letters):
+            raise PublishError("too big", permanent=True)
+        super().publish(letters)
+
+
+class Broker:
+    """The connector that the pass finds: a source of letters, and a sink for each stream."""
+
+    def __init__(self, source: FakeSource) -> None:
+        self.made = source
+        self.asked: list[SourceOptions] = []
+        self.sinks: dict[str, Sink] = {}
+        self.ticks = itertools.count()
+
+    def source(self, options: SourceOptions) -> FakeSource:
+        self.asked.append(options)
+        return self.made
+
+    def sink(self, options: Any) -> Sink:
+        return self.sinks.setdefault(options.stream, Sink() if options.stream == "orders" else BackSink(self.made))
+
+    def sent(self) -> list[bytes | None]:
+        return [one.record.value for one in self.sinks["orders"].letters] if "orders" in self.sinks else []
+
+    def left(self) -> list[bytes | None]:
+        """What the next pass would see."""
+        partition = Partition("dead", 0)
+        durable = self.made.durable.get(partition, set())
+        return [record.value for record in self.made.logs[partition] if record.id not in durable]
+
+
+class BackSink(Sink):
+    """Of the letters themselves: what is published comes behind the others."""
+
+    def __init__(self, source: FakeSource) -> None:
+        super().__init__()
+        self._source = source
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        for one in letters:
+            self._source.put(one.record.value, stream="dead", headers=one.headers)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeSource], Broker]:
+    def make(source: FakeSource) -> Broker:
+        made = Broker(source)
+        monkeypatch.setattr(redrive, "connector", lambda scheme: made)
+        return made
+
+    return make
+
+
+def give_up(source: FakeSource, *values: bytes, at: float = NOW - 60) -> None:
+    for number, value in enumerate(values):
+        made = letter(GivenUp(0, ValueError("no"), 1), Record(value, b"k", (), 1, number, ORDERS), "shop.charge", at)
+        source.put(made.record.value, stream="dead", headers=made.headers)
+
+
+def made_pass(action: Any = "redrive", **options: Any) -> Pass:
+    settings = load(app, environ={}).handlers["charge"]
+    clock = itertools.count(0.0, 0.1)
+    told = {"clock": lambda: next(clock), "wait": lambda seconds: None, "wall": lambda: NOW} | options
+    return Pass(settings, Selection("shop.charge"), action, **told)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_letter_that_is_never_taken_stays_and_stops_nobody(broker: Callable[..., Broker], ordered: bool) -> None:
+    made = broker(FakeSource(ordered=ordered, idle=lambda timeout: None))
+    give_up(made.made, b"1", b"big", b"3")
+    moved = made_pass().run()
+    assert (made.sent(), made.left()) == ([b"1", b"3"], [b"big"])
+    assert (moved.redriven, moved.refused, moved.put_back, moved.reason) == ({"orders": 2}, 1, 1, "too big")
+
+
+def test_a_stream_that_takes_nothing_is_an_error_and_moves_nothing(broker: Callable[..., Broker]) -> None:
+    made = broker(FakeSource())
+    give_up(made.made, b"big", b"big")
+    with pytest.raises(PublishError, match="too big"):
+        made_pass().run()
+    assert made.left() == [b"big", b"big"]
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+def test_what_is_given_up_after_it_was_made_is_left(broker: Callable[..., Broker], action: str) -> None:
+    made = broker(FakeSource())
+    give_up(made.made, b"old")
+    now = itertools.chain([NOW], itertools.repeat(NOW + 10))
+    one = made_pass(action, wall=lambda: next(now))
+    give_up(made.made, b"new", at=NOW + 5)
+    assert one.run().count == 1
+    assert made.left() == [b"new"]
+
+
+def test_a_clock_that_is_ahead_blocks_nothing(broker: Callable[..., Broker]) -> None:
+    made = broker(FakeSource())
+    give_up(made.made, b"1", b"2", at=NOW + 3600)
+    assert made_pass().run().count == 2
+
+
+def test_no_more_is_fetched_than_is_wanted(broker: Callable[..., Broker]) -> None:
+    """A quorum queue drops what it was given back too often."""
+    source = FakeSource(ordered=False, idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, *(b"%d" % n for n in range(20)))
+    assert made_pass(limit=3).run().count == 3
+    assert (made.asked[0].batch_size, made.asked[0].in_flight) == (3, 3)
+    assert not source.returns
+
+
+def test_the_broker_is_attended_to_while_a_rate_is_kept(broker: Callable[..., Broker]) -> None:
+    source = FakeSource()
+    broker(source)
+    give_up(source, b"1")
+    now, waits = [0.0], []
+
+    def wait(seconds: float) -> None:
+        waits.append((seconds, source.polls))
+        now[0] += seconds
+
+    made_pass(rate=0.1, clock=lambda: now[0], wait=wait).run()
+    assert sum(seconds for seconds, _ in waits) == pytest.approx(10.0)
+    assert [polls - waits[0][1] for _, polls in waits] == [*range(len(waits))]
+    assert max(seconds for seconds, _ in waits) <= 1.0
+
+
+def test_letters_that_do_not_come_are_not_taken_for_none(broker: Callable[..., Broker]) -> None:
+    class Stalled(FakeSource):
+        def poll(self, max_records: int, timeout: float) -> list[Batch]:
+            return super().poll(max_records, timeout) if now[0] > 10.0 else []
+
+    now = [0.0]
+    source = Stalled(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+
+    def clock() -> float:
+        now[0] += 0.1
+        return now[0]
+
+    assert made_pass(clock=clock).run().count == 1
+    source.pause([Partition("dead", 0)])
+    give_up(source, b"2")
+    began = now[0]
+    moved = made_pass(clock=clock).run()
+    assert (moved.count, moved.unseen) == (0, 1)
+    assert now[0] - began > STALLED and made.left() == [b"2"]
