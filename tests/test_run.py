@@ -11,7 +11,7 @@ import pytest
 
 from tests.waiting import until
 from worker import App, Batch, ConfigError, Reject
-from worker.interface import SinkOptions, SourceOptions
+from worker.interface import Partition, SinkOptions, SourceOptions
 from worker.retry import Backoff
 from worker.run import Worker
 from worker.settings import load
@@ -175,6 +175,46 @@ def test_a_flood_may_pause_and_go_on_when_one_record_passes(
     assert not source.flooded
     told = [record.getMessage() for record in caplog.records if "Pausing" in record.getMessage()]
     assert len(told) == 4
+
+
+def test_a_partition_whose_record_never_passes_keeps_no_other_waiting(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.PAUSE", Backoff(0.02, 0.03))
+    source = brokers.stream("orders", 2_000)
+    good = Partition("orders", 1)
+    shop = app()
+
+    @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter="kafka:dead", on_flood="probe")
+    def handle(b: Batch) -> None:
+        if b.partition != good:
+            if len(b) == 1 and good not in source.logs:  # the first probe
+                for _ in range(10):
+                    source.put(b"good", partition=1)
+            raise Reject("poison")
+
+    worker = worker_of(shop)
+    stop_when(worker, lambda: len(source.durable.get(good, ())) == 10)
+    assert worker.run() == 0
+    assert len(source.durable[good]) == 10
+
+
+def test_a_probe_of_a_queue_is_one_record_each_time(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.PAUSE", Backoff(0.02, 0.03))
+    brokers.sources["orders"] = source = FakeSource(ordered=False)
+    brokers.stream("orders", 1_500)
+    sizes = list[int]()
+    shop = app()
+
+    @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter="kafka:dead", on_flood="probe")
+    def handle(b: Batch) -> None:
+        sizes.append(len(b))
+        if sizes.count(1) < 5:
+            raise Reject("what it needs is down")
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    first = sizes.index(1)
+    assert sizes[first : first + 5] == [1] * 5
 
 
 def test_a_flood_before_a_crash_is_known_to_the_next_process(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,12 @@ class Lane:
                 self.busy[slot] = work
                 yield work
 
+    def probe(self, now: float) -> Work | None:
+        """One record alone."""
+        while (work := next(self.start(now, most=1), None)) is not None and len(work.batch) > 1:
+            self.put_back(work)
+        return work
+
     def _next(self, slot: int, now: float) -> Work | None:
         if self._aside and self._aside[0][0] <= now:
             again = heapq.heappop(self._aside)[2]

@@ -222,7 +222,7 @@ class Loop:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""
         if self._starting and not self.assignment.held(lane.partition):
             if self.probing or self.source.flooded:
-                self._probe(lane, now)
+                self._probe(now)
             else:
                 for work in lane.start(now):
                     self._give(work)
@@ -241,12 +241,14 @@ class Loop:
             log.warning("%s: a record of %s is larger than max_bytes=%d: such go alone", self.name, stream, self.shape.max_bytes)
         self.ready.append(work)
 
-    def _probe(self, lane: Lane, now: float) -> None:
+    def _probe(self, now: float) -> None:
         self.probing = True
         if self.assignment.idle and not self.outcomes and now >= self._probe_at:
-            for work in itertools.islice(lane.start(now, most=1), 1):
-                work.probe = True
-                self._give(work)
+            for lane in self.lanes.values():
+                if not self.assignment.held(lane.partition) and (work := lane.probe(now)) is not None:
+                    work.probe = True
+                    self._give(work)
+                    return
 
     def _look_at_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -308,6 +310,8 @@ class Loop:
             log.error("%s: %s. Pausing for %.0f s, then trying one record", self.name, error, self._probe_at - now)
         self.probing = self.source.flooded = True
         self._tell_flooded(True)
+        lane = flooded.lane
+        self.lanes[lane.partition] = self.lanes.pop(lane.partition)  # the next probe is of another: its head may never pass
         for lane in self.lanes.values():
             self._start(lane, now)
 
