@@ -21,7 +21,7 @@ from worker.settings import load
 from worker.work import Outcome
 
 SHOP = """
-import ctypes, os, resource, sys, threading, time
+import ctypes, logging, os, resource, sys, threading, time
 from pathlib import Path
 from worker import App, Batch, Failed, Record, Reject
 
@@ -50,6 +50,8 @@ def values(values: list[bytes]):
             os._exit(7)
         if value == b"hang":
             threading.Event().wait()
+        if value == b"log":
+            logging.getLogger("shop").warning("a line")
         if value == b"own":
             raise Own(1, more=2)
         if value == b"failed":
@@ -102,6 +104,11 @@ def test_what_a_call_returns(made: Callable[..., Isolation]) -> None:
     assert list(outcome.failed) == [1] and isinstance(outcome.failed[1], Reject) and str(outcome.failed[1]) == "no"
     assert call(batch(b"1", b"failed", b"3"), {}).untouched == 2
     assert list(call(batch(b"1", b"failed"), {1: ValueError("old")}).bad) == [1], "what expired is not seen"
+
+
+def test_a_line_in_the_log_says_for_which_records(made: Callable[..., Isolation], capfd: pytest.CaptureFixture[str]) -> None:
+    made()(batch(b"1", b"log", b"3", start=70), {})
+    assert "a line (values orders[0] 70-72)" in capfd.readouterr().err
 
 
 def test_invalid_values(made: Callable[..., Isolation]) -> None:

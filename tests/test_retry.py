@@ -71,6 +71,15 @@ def test_a_batch_with_two_counts_that_fails_whole_is_parted_where_they_differ() 
     assert again(verdict) == [([0], 3, 3), ([1, 2], 2, 2)]
 
 
+def test_a_record_is_not_given_up_for_what_another_may_have_done() -> None:
+    """It failed by name once, and then the whole batch did: it may have been another's fault."""
+    policy = limited(retries=1)
+    verdict = policy.decide(work(3, attempt=2, rest=1), Outcome(whole=BOOM))
+    assert again(verdict) == [([0], 3, 3), ([1, 2], 2, 2)]
+    assert [part.wait for part in verdict.again] == [0, 0]
+    assert given_up(policy.decide(work(1, attempt=3), Outcome(whole=BOOM))) == {0: 3}, "alone it was its own"
+
+
 def test_a_whole_batch_is_tried_retries_plus_one_times_then_halved_first_half_first() -> None:
     policy = limited(retries=2)
     assert again(policy.decide(work(5, attempt=2), Outcome(whole=BOOM))) == [([0, 1, 2, 3, 4], 3, 3)]

@@ -80,7 +80,8 @@ def follow(pipe: int) -> None:
 
 def answer(caller: Caller, request: Request) -> Reply:
     batch = PlainBatch(request.partition, request.columns, request.attempt)
-    logs.running.set((caller.name, batch))
+    ends = PlainBatch(request.partition, [(None, None, (), None, number, {}) for number in request.ends])
+    logs.running.set((caller.name, ends))
     try:
         return Reply(packed(caller(batch, request.expired)))
     except Stopped as error:

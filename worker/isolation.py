@@ -54,6 +54,8 @@ class Request(NamedTuple):
     partition: Partition
     attempt: int
     columns: list[Any]
+    ends: tuple[int | str, int | str]
+    """The ids of the first and the last record, for log lines."""
     expired: Mapping[int, Exception]
 
 
@@ -164,7 +166,8 @@ class Isolation:
 
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """Raises `Stopped` as the handler would, or if no process can be started."""
-        request = Request(batch.partition, batch.attempt, columns(batch, whole=self._whole), expired)
+        ends = batch.record(0).id, batch.record(len(batch) - 1).id
+        request = Request(batch.partition, batch.attempt, columns(batch, whole=self._whole), ends, expired)
         child = self._child()
         try:
             reply = child.call(request, self._timeout)

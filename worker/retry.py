@@ -69,21 +69,23 @@ class Policy:
         if isinstance(error, Reject):
             verdict.given_up += [GivenUp(i, error, _attempt(work, i)) for i in indices]
         elif first != work.rest and len(indices) > 1:  # the first has failed before: from here on it fails alone
-            self._together(indices[:1], first, error, verdict)
-            self._together(indices[1:], work.rest, error, verdict)
+            self._together(indices[:1], first, error, verdict, others=True)
+            self._together(indices[1:], work.rest, error, verdict, others=True)
         else:
             self._together(indices, first, error, verdict)
 
-    def _together(self, indices: Sequence[int], attempt: int, error: Exception, verdict: Verdict) -> None:
-        """All of `indices` have had `attempt` tries, and one of them failed. Halves are past their tries: they get one each."""
-        can_halve = self.bisect and len(indices) > 1 and not isinstance(error, Retry)
+    def _together(self, indices: Sequence[int], attempt: int, error: Exception, verdict: Verdict, others: bool = False) -> None:
+        """All of `indices` have had `attempt` tries, and one of them, or of `others`, failed. Halves are past their tries: they
+        get one each."""
+        can_halve = self.bisect and (len(indices) > 1 or others) and not isinstance(error, Retry)
         if attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
             verdict.error = error
             verdict.again.append(Again(indices, attempt + 1, attempt + 1, self._wait(attempt, error)))
         elif can_halve:
             verdict.error = error
             middle = (len(indices) + 1) // 2
-            verdict.again += [Again(half, attempt + 1, attempt + 1, 0.0) for half in (indices[:middle], indices[middle:])]
+            halves = (indices[:middle], indices[middle:])
+            verdict.again += [Again(half, attempt + 1, attempt + 1, 0.0) for half in halves if half]
         else:
             verdict.given_up += [GivenUp(i, error, attempt) for i in indices]
 
