@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,11 +71,23 @@ def test_the_number_of_files_and_of_bytes_is_bounded(tmp_path: Path) -> None:
     keep = Capture(tmp_path, "shop", "charge", True, files=3, size=6_000)
     for number in range(10):
         keep(batch(b"x", start=number), Outcome(whole=ValueError()))
-        os.utime(next(tmp_path.glob(f"*-{number}{SUFFIX}")), (number, number))
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"charge-orders-0-{n}{SUFFIX}" for n in (7, 8, 9)]
+        os.utime(next(tmp_path.glob(f"charge-orders-0-{number}-*{SUFFIX}")), (number, number))
+    assert sorted(file.name.split("-")[3] for file in tmp_path.iterdir()) == ["7", "8", "9"]
     keep(batch(b"x" * 3_500, start=10), Outcome(whole=ValueError()))
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 6_000
-    assert (tmp_path / f"charge-orders-0-10{SUFFIX}").exists()
+    assert list(tmp_path.glob(f"charge-orders-0-10-*{SUFFIX}"))
+
+
+def test_ids_that_begin_again_replace_nothing_and_killed_processes_leave_nothing(tmp_path: Path) -> None:
+    keep = Capture(tmp_path, "shop", "charge", True, files=3)
+    for _ in range(2):
+        keep(batch(b"x", start=1), Outcome(whole=ValueError()))
+    assert len(list(tmp_path.iterdir())) == 2
+    left = tmp_path / f".charge{SUFFIX}"
+    left.write_text("{")
+    os.utime(left, (1, 1))
+    keep(batch(b"x"), Outcome(whole=ValueError()))
+    assert len(list(tmp_path.iterdir())) == 3 and not left.exists()
 
 
 def test_a_capture_that_fails_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -135,6 +149,40 @@ def test_a_replay_of_an_apps_handler(tmp_path: Path) -> None:
         (1, "Invalid", "stops the handler"),
         (2, "Reject", "stops the handler"),
     ]
+
+
+def test_a_replay_goes_no_further_than_the_worker(tmp_path: Path) -> None:
+    file, seen = capture(tmp_path, batch(b"1", b"2", b"3")), list[bytes]()
+
+    def refuse(value: bytes) -> None:
+        seen.append(value)
+        raise Reject("no")
+
+    made = replay(file, refuse)
+    assert (seen, [one.id for one in made.given_up], made.finished) == ([b"1"], [0], [])
+    seen.clear()
+    assert len(replay(file, refuse, ordered=False).given_up) == 3
+
+
+def hang(values: list[bytes]) -> None:
+    if b"2" in values:
+        threading.Event().wait()
+
+
+async def hang_async(values: list[bytes]) -> None:
+    if b"2" in values:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("handler", [hang, hang_async])
+def test_a_call_that_hangs_is_given_up_as_the_worker_does(tmp_path: Path, handler: Callable[..., Any]) -> None:
+    file = capture(tmp_path, batch(b"1", b"2", b"3"))
+    made = replay(file, handler, retries=0, timeout=0.1)
+    assert (made.finished, [(one.id, type(one.error)) for one in made.given_up]) == ([0, 2], [(1, TimeoutError)])
+
+
+def test_a_replay_needs_the_handler(tmp_path: Path) -> None:
+    file, app = capture(tmp_path, batch(b"1")), App("shop", connections={"k": "kafka://nowhere"})
     with pytest.raises(ConfigError, match="no handler other"):
         replay(file, app, "other")
 

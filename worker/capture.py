@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import ConfigError, Retry, say
 from worker.interface import Batch, Partition
+from worker.options import HandlerOptions
 from worker.plain import PlainBatch, columns
 from worker.work import Outcome
 
@@ -82,6 +84,10 @@ class Captured(BaseModel):
                 f"{file}: no batch captured by this version: {where + ': ' if where else ''}{first['msg']}"
             ) from error
 
+    def in_order(self, options: HandlerOptions) -> bool:
+        """Whether a record that fails is waited for."""
+        return self.ordered if options.ordered is None else options.ordered
+
     def batch(self) -> PlainBatch:
         native = [(r.value, r.key, tuple(r.headers), r.timestamp, r.id, r.properties) for r in self.records]
         return PlainBatch(Partition(self.stream, self.partition), native)
@@ -98,6 +104,7 @@ class Capture:
         self._files = files
         self._size = size
         self._lock = threading.Lock()
+        self._number = itertools.count(1)
         self._complained = False
 
     def __call__(self, batch: Batch, outcome: Outcome) -> None:
@@ -130,16 +137,18 @@ class Capture:
             raise ValueError(f"{len(content):,} bytes are more than all files may have, {self._size:,}")
         name = re.sub(r"[^\w.-]", "_", f"{self._handler}-{stream}-{partition}-{made.records[0].id}")[:150]
         with self._lock:
+            # A queue's ids begin again with each connection, and other processes have the same.
+            name += f"-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(made.time))}-{os.getpid()}-{next(self._number)}{SUFFIX}"
             self._folder.mkdir(parents=True, exist_ok=True)
             self._make_room(len(content))
-            unfinished = self._folder / f".{name}.{os.getpid()}"
+            unfinished = self._folder / f".{name}"
             unfinished.write_bytes(content)
-            unfinished.replace(self._folder / f"{name}{SUFFIX}")
-        log.info("%s: captured %d records in %s", self._handler, len(batch), self._folder / f"{name}{SUFFIX}")
+            unfinished.replace(self._folder / name)
+        log.info("%s: captured %d records in %s", self._handler, len(batch), self._folder / name)
 
     def _make_room(self, size: int) -> None:
         found = []
-        for file in self._folder.glob(f"*{SUFFIX}"):
+        for file in self._folder.glob(f"*{SUFFIX}"):  # also what a process that was killed has begun
             with suppress(FileNotFoundError):  # another process makes room, too
                 found.append((file.stat().st_mtime_ns, file.stat().st_size, file))
         found.sort(reverse=True)

@@ -70,7 +70,7 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
         if found.options.isolation == "process":
             if debug:
                 raise ConfigError(f"--pdb: calls of {name} are made in another process: --set handlers.{name}.isolation=thread")
-            elsewhere = isolation(found, loaded.target, shape(found.function), found.options.ordered is not False)
+            elsewhere = isolation(found, loaded.target, shape(found.function), captured.in_order(found.options))
             stack.callback(elsewhere.close)
         elif loaded.lifespan_function is not None:
             stack.enter_context(lifespan(loaded.lifespan_function, lambda: events.loop))

@@ -40,7 +40,7 @@ class HandlerOptions(BaseModel):
     max_age_from: Literal["record", "arrival"] = Field(
         "record", description="age counts from the record's timestamp or its arrival"
     )
-    timeout: float | None = Field(None, gt=0, description="seconds a call may take; then its batch has failed and is tried again")
+    timeout: float | None = Field(None, gt=0, description="seconds a batch may take; then it has failed and is tried again")
     isolation: Literal["thread", "process"] = Field(
         "thread", description="process: calls run in processes of their own, which may crash or be killed"
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from worker.interface import Batch
 from worker.lane import Lane, Shape
 from worker.options import HandlerOptions
 from worker.retry import WHOLE_TRIES, Policy
-from worker.work import GivenUp, Outcome
+from worker.watch import Watch, stack_of, stack_of_task, too_slow
+from worker.work import GivenUp, Outcome, Work
 
-Watch = Callable[[Exception], None]
+OnError = Callable[[Exception], None]
+STOPS = "stops the handler"
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,10 @@ def run(
     *,
     elsewhere: Callable[[Batch, dict[int, Exception]], Outcome] | None = None,
     wait: Callable[[Any], Outcome] = asyncio.run,
-    on_error: Watch = lambda error: None,
+    on_error: OnError = lambda error: None,
 ) -> Replayed:
     """`wait` runs the coroutine of an async handler; `on_error` is called with what the function raised or returned."""
-    ordered = captured.ordered if options.ordered is None else options.ordered
+    ordered = captured.in_order(options)
     wants = shape(function)
     policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
     for_ever = policy.tries == math.inf
@@ -86,17 +91,50 @@ def run(
             if elsewhere is not None:
                 outcome = elsewhere(work.batch, {})
             elif wants.is_async:
-                outcome = wait(caller.asynchronous(caller.prepare(work.batch, {})))
+                outcome = wait(_asynchronous(caller, work, options.timeout))
             else:
-                outcome = caller(work.batch, {})
+                outcome = _synchronous(caller, work, options.timeout)
             for error in (outcome.whole, *outcome.failed.values()):
                 if error is not None:
                     on_error(error)
             verdict = policy.decide(work, outcome)
             made.finished += [work.batch.record(index).id for index in verdict.finished]
             made.given_up += [_end(work.batch, one, options, for_ever) for one in verdict.given_up]
+            if any(end.then == STOPS for end in made.given_up):
+                return made
             lane.settle(work, verdict, 0.0)
     return made
+
+
+async def _asynchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
+    task = asyncio.ensure_future(caller.asynchronous(caller.prepare(work.batch, {})))
+    done, _ = await asyncio.wait({task}, timeout=timeout)
+    if done:
+        return task.result()
+    assert timeout is not None
+    Watch(timeout).report(caller.name, work, stack_of_task(task))
+    task.cancel()
+    return Outcome(whole=too_slow(timeout))
+
+
+def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
+    if timeout is None:
+        return caller(work.batch, {})
+    ended: Future[Outcome] = Future()
+
+    def call() -> None:
+        try:
+            ended.set_result(caller(work.batch, {}))
+        except BaseException as error:
+            ended.set_exception(error)
+
+    thread = threading.Thread(target=call, name="worker-replay", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not ended.done():
+        Watch(timeout).report(caller.name, work, stack_of(sys._current_frames().get(thread.ident or 0)))
+        return Outcome(whole=too_slow(timeout))
+    return ended.result()
 
 
 def _end(batch: Batch, one: GivenUp, options: HandlerOptions, for_ever: bool) -> End:
@@ -106,5 +144,5 @@ def _end(batch: Batch, one: GivenUp, options: HandlerOptions, for_ever: bool) ->
         then = "discarded"
     else:
         assert for_ever
-        then = "stops the handler" if isinstance(one.error, Invalid | Reject | Stopped | Expired) else "tried for ever"
+        then = STOPS if isinstance(one.error, Invalid | Reject | Stopped | Expired) else "tried for ever"
     return End(batch.record(one.index).id, one.error, one.attempts, then)
