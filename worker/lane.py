@@ -75,8 +75,13 @@ class Lane:
 
     @property
     def over(self) -> bool:
+        """More waits than is needed to go on."""
+        return self.waiting.count >= self.shape.high or self.huge
+
+    @property
+    def huge(self) -> bool:
         """More waits than memory is meant for."""
-        return self.waiting.count >= self.shape.high or self.waiting.bytes >= 2 * self.shape.max_bytes
+        return self.waiting.bytes >= 2 * self.shape.max_bytes
 
     @property
     def supplied(self) -> bool:

@@ -20,6 +20,10 @@ from worker.work import Verdict, Work
 
 log = logging.getLogger("worker")
 
+WAITING = 50_000
+"""Records that may wait in all lanes together: a client hands out thousands of one partition in a row."""
+SLOW = 1.0
+"""Seconds that a record waits in a partition that does not go on as records come."""
 POLL = 500
 """Records a poll: larger gulps were measured slower."""
 KEEP_ALIVE = 0.02
@@ -100,6 +104,7 @@ class Loop:
         self._last_poll = -math.inf
         self._last_lag = -math.inf
         self._last_lane: Lane | None = None
+        self._full = False
         self._finished: list[Batch] = []
         self._rejected: list[Batch] = []
         self._resting: dict[Partition, float] = {}
@@ -203,6 +208,10 @@ class Loop:
         """Is the next batch of every thread at hand already? Then polling would only move records from the broker to memory."""
         if self.ready or not self._starting:
             return True
+        if self._full:
+            self._full = self._over(self._clock())
+            if self._full:
+                return True
         return len(self.running) >= self._threads and any(lane.supplied for lane in self.lanes.values())
 
     def _receive(self, batch: Batch, now: float) -> None:
@@ -214,9 +223,24 @@ class Loop:
         lane.waiting.add(batch, now)
         self.counters.received += len(batch)
         self._start(lane, now)
-        if lane.over and not lane.paused:
-            lane.paused = True
-            self.source.pause([lane.partition])
+        if lane.over:
+            self._full = self._over(now)
+
+    def _over(self, now: float) -> bool:
+        """Whether to poll no more until some of it is handled.
+
+        That costs nothing, and a pause throws away what the client has fetched. So only what stands still is paused, that the
+        others need not wait for it; and everything that has more than it needs, where what stands still takes all the room.
+        """
+        lanes = [lane for lane in self.lanes.values() if not lane.paused]
+        standing = sum(lane.waiting.count for lane in self.lanes.values() if lane.paused)
+        tight = standing + len(lanes) * 4 * self.shape.batch_size > WAITING
+        for lane in lanes:
+            if lane.huge or (lane.over if tight else lane.supplied and now - lane.waiting.arrived > SLOW):
+                lane.paused = True
+                self.source.pause([lane.partition])
+        count = standing + sum(lane.waiting.count for lane in lanes)
+        return not tight and (count >= WAITING or sum(lane.waiting.bytes for lane in lanes) >= 2 * self.shape.max_bytes)
 
     def _start(self, lane: Lane, now: float) -> None:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""

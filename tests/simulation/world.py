@@ -15,7 +15,7 @@ from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import Failed, Flooded, PublishError, Reject, Retry, WorkerError
 from worker.interface import Batch, Partition, Record
-from worker.loop import POLL, Loop
+from worker.loop import POLL, WAITING, Loop
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
 
@@ -400,12 +400,11 @@ class Simulation:
                 busy = Counter(work.lane.partition for work in working)
                 if max(busy.values()) > made.parallel:
                     raise Violated(f"more than {made.parallel} batches of one partition in flight")
-        room, high = made.room, made.high + POLL
         for lane in loop.lanes.values():
-            if lane.position.open > room:
-                raise Violated(f"{lane.position.open} records open of {room}")
-            if lane.waiting.count > high:
-                raise Violated("memory is not bounded")
+            if lane.position.open > made.room:
+                raise Violated(f"{lane.position.open} records open of {made.room}")
+        if sum(lane.waiting.count for lane in loop.lanes.values() if not lane.paused) >= WAITING + POLL:
+            raise Violated("memory is not bounded")
 
     def _told_flooded(self, member: Member, flooded: bool) -> None:
         self.say(member, "flooded" if flooded else "trusted")
