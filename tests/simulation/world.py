@@ -403,7 +403,7 @@ class Simulation:
         for lane in loop.lanes.values():
             if lane.position.open > made.room:
                 raise Violated(f"{lane.position.open} records open of {made.room}")
-        if sum(lane.waiting.count for lane in loop.lanes.values() if not lane.paused) >= WAITING + POLL:
+        if sum(lane.waiting.count for lane in loop.lanes.values()) >= WAITING + len(loop.lanes) * (made.high + POLL):
             raise Violated("memory is not bounded")
 
     def _told_flooded(self, member: Member, flooded: bool) -> None:
