@@ -253,6 +253,32 @@ def test_partitions_move_to_a_newcomer_with_their_positions(producer: Producer, 
     assert [p.next for p in two._positions._owned.values()] == [100, 100]
 
 
+def test_a_rebalance_wakes_the_client_for_what_we_keep(topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is kept stands still for a second."""
+    source, asked = kafka.source(SourceOptions(EMBEDDED, (topic,), "group")), list[set[int]]()
+
+    class Client:
+        def offsets_for_times(self, places: list[TopicPartition], timeout: float) -> None:
+            assert timeout < 0.1
+            asked.append({place.partition for place in places})
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+        poll = consume = commit = incremental_unassign = lambda self, *_, **__: []
+
+    client: Any = Client()
+    source._consumer = client
+    source._on_revoke = Revocations()
+    monkeypatch.setattr(source, "_receive", lambda *_: [])
+    for number in range(4):
+        source._positions.own(Partition(topic, number), 0, committed=True)
+    for gone, kept in (([0, 1], [{2, 3}]), ([2, 3], [])):
+        asked.clear()
+        source._revoked(client, [TopicPartition(topic, number) for number in gone])
+        source.poll(10, 0)
+        source.poll(10, 0)
+        assert asked == kept
+
+
 def test_an_error_in_a_callback_is_raised_by_poll_and_not_in_the_client(producer: Producer, topic: str, opened: Open) -> None:
     fill(producer, topic, 40)
 
