@@ -46,7 +46,7 @@ class Login:
                 raise _wrong(connection, name, f"no such option, {hint}")
         if "activemq.prefetchSize" in given:
             raise _wrong(connection, "activemq.prefetchSize", "write prefetch=")
-        secure = tls.context(connection, given, wanted=connection.scheme == "activemq+ssl")
+        secure = tls.context(connection, given, scheme="activemq+ssl")
         passed = {name: str(value) for name, value in given.items() if name.startswith("activemq.")}
         if "selector" in given:
             passed["selector"] = str(given["selector"])

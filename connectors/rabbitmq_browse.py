@@ -18,7 +18,8 @@ _QUIET = 0.5
 
 def browse(options: SourceOptions) -> Iterator[Batch]:
     """At most 65,535, as no more can be delivered and unsettled."""
-    source = RabbitMQSource(replace(options, in_flight=MOST_PREFETCH, ordered=False))
+    connection = replace(options.connection, options={**options.connection.options, "prefetch": MOST_PREFETCH})
+    source = RabbitMQSource(replace(options, connection=connection, ordered=False))
     worn: list[RabbitMQBatch] = []
     try:
         source.open(lambda partitions, *, lost: None)

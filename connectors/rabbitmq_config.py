@@ -66,7 +66,7 @@ class Login:
         if timeout is not None and timeout <= 0:
             raise _wrong(connection, "consumer_timeout", "seconds, more than 0: the broker's own setting")
         common = _parameters(connection, given, purpose) | changes
-        secure = tls.context(connection, given, wanted=connection.scheme == "amqps")
+        secure = tls.context(connection, given, scheme="amqps")
         try:
             hosts = tuple(
                 pika.ConnectionParameters(host=host, port=port, ssl_options=_options(secure, given, host), **common)
@@ -97,7 +97,7 @@ def _parameters(connection: Connection, given: Mapping[str, Any], purpose: str) 
 def _credentials(connection: Connection, given: Mapping[str, Any]) -> Any:
     auth = given.get("auth", "plain")
     if auth == "external":
-        if connection.scheme != "amqps" and not {"cafile", "certfile"} & given.keys():
+        if connection.scheme != "amqps":
             raise _wrong(connection, "auth", "external logs in with a TLS certificate: write amqps:// and certfile=, keyfile=")
         return pika.credentials.ExternalCredentials()
     if auth != "plain":

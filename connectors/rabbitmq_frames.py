@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pika import spec
-from pika.frame import Body, Header, Method
+from pika.frame import Body, Header, Method, decode_frame
 
 CONSUMER = "worker"
 """The tag of every consumer: each has a channel of its own."""
@@ -61,7 +62,27 @@ def frame_end(buffer: bytes, at: int) -> int:
     return at + 8 + int.from_bytes(buffer[at + 3 : at + 7], "big") if len(buffer) - at >= 7 else len(buffer) + 1
 
 
-def delivery(method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> Delivery:
+class Properties:
+    """Of a message in several frames, as they came: what pika cannot decode would end the connection, each time it comes."""
+
+    INDEX = spec.BasicProperties.INDEX
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def encode(self) -> list[bytes]:
+        return [self._raw]
+
+
+def decode(frame: bytes, inboxes: Mapping[int, list[Delivery]]) -> Any:
+    """One frame as an object of pika's; None: it is none."""
+    kind, channel, _ = _BODY.unpack_from(frame)
+    if kind == 2 and channel in inboxes:
+        return Header(channel, _HEADER.unpack_from(frame)[4], Properties(frame[19:-1]))
+    return decode_frame(frame)[1]
+
+
+def delivery(method: spec.Basic.Deliver, properties: spec.BasicProperties | Properties, body: bytes) -> Delivery:
     """What `take_deliveries` would have made of it."""
     exchange, key = (method.exchange or "").encode(), (method.routing_key or "").encode()
     route = bytes([len(exchange)]) + exchange + bytes([len(key)]) + key
@@ -77,7 +98,7 @@ def reject(channel: int, tag: int) -> bytes:
     return _SETTLE.pack(1, channel, 13, spec.Basic.Reject.INDEX, tag, 0, _END)
 
 
-def publish(channel: int, queue: str, messages: Iterable[tuple[spec.BasicProperties, bytes]], longest: int) -> bytes:
+def publish(channel: int, queue: str, messages: Iterable[tuple[spec.BasicProperties | Properties, bytes]], longest: int) -> bytes:
     """Mandatory publishes of the default exchange to `queue`, in frames with at most `longest` bytes of body."""
     method = Method(channel, spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)).marshal()
     parts = []

@@ -9,13 +9,13 @@ from typing import Any
 
 import pika
 import pika.channel
+import pika.exceptions
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils.nbio_interface import AbstractStreamTransport
-from pika.frame import decode_frame
 
 from connectors import rabbitmq_errors
 from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_frames import Delivery, frame_end, take_deliveries
+from connectors.rabbitmq_frames import Delivery, decode, frame_end, take_deliveries
 from worker.errors import ConnectorError, Refused, Unavailable
 
 _READ = 1 << 18
@@ -48,7 +48,7 @@ class BulkConnection(SelectConnection):  # type: ignore[misc]  # untyped
             stop = frame_end(buffer, at)
             if more or stop > len(buffer):
                 break
-            _, frame = decode_frame(buffer[at:stop])
+            frame = decode(buffer[at:stop], self.inboxes)
             at = stop
             if frame is not None:
                 self._process_frame(frame)
@@ -137,8 +137,15 @@ class Link:
         self.connection._output_marshaled_frames([frames])
 
     def channel(self) -> Channel:
-        """Opens a channel."""
-        channel = Channel(self)
+        """Opens a channel; `Refused` if the broker or `channel_max` allow no more of them."""
+        try:
+            channel = Channel(self)
+        except pika.exceptions.NoFreeChannels as error:
+            most = self.connection.params.channel_max
+            raise Refused(
+                f"connection {self._login.connection.name}: no more than {most} channels (channel_max, ours or the broker's), "
+                "and a handler needs one for each of its queues: allow more, or give some of them to another handler"
+            ) from error
         self.wait(lambda: channel.opened or channel.closed)
         return channel
 

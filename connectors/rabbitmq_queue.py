@@ -47,14 +47,13 @@ def ensure(link: Link, login: Login, queue: str) -> None:
     channel.close()
 
 
-def refuse_stream(link: Link, login: Login, queue: str) -> None:
+def refuse_stream(link: Link, login: Login, queue: str) -> bool:
+    """False: this user may not ask for its type."""
     channel = link.channel()
     try:
         channel.ask(channel.pika.queue_declare, queue=queue, durable=True, arguments=_STREAM)
     except ChannelClosed as error:
-        if rabbitmq_errors.code(error.reason) == ACCESS_REFUSED:
-            log.debug("%s: may not be asked for its type: %s", queue, error)
-        return
+        return rabbitmq_errors.code(error.reason) != ACCESS_REFUSED
     raise stream(login, queue)
 
 
@@ -86,6 +85,7 @@ class Consumer:
         self._login = login
         self._prefetch = prefetch
         self._warned = False
+        self._perhaps_stream = False
         self._link: Link
         self._channel: Channel | None = None
 
@@ -97,7 +97,7 @@ class Consumer:
         """From the first message that is not settled."""
         queue = self.partition.stream
         ensure(link, self._login, queue)
-        refuse_stream(link, self._login, queue)
+        self._perhaps_stream = not refuse_stream(link, self._login, queue)
         channel = link.channel()
         self._link, self._channel = link, channel
         self.lost, self.inbox, self.acks = None, [], Acks()
@@ -133,7 +133,7 @@ class Consumer:
             self.lost = rabbitmq_errors.reason(error)
 
     def take(self, most: int) -> RabbitMQBatch:
-        """Up to `most` of what was delivered."""
+        """Up to `most` of what was delivered; `Refused` if it turns out to be of a stream."""
         if len(self.inbox) <= most:
             taken = self.inbox[:]
             self.inbox.clear()
@@ -141,6 +141,8 @@ class Consumer:
             taken = self.inbox[:most]
             del self.inbox[:most]
         batch = RabbitMQBatch(self.partition, taken)
+        if self._perhaps_stream and b"x-stream-offset" in taken[0][3]:  # each message of a stream has one
+            raise stream(self._login, self.partition.stream)
         if again := batch.redelivered():
             self._look_at_returns(again)
         return batch

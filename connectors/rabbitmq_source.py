@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from connectors.rabbitmq_batch import RabbitMQBatch
 from connectors.rabbitmq_config import MOST_PREFETCH, Login
 from connectors.rabbitmq_link import ChannelClosed, Link
-from connectors.rabbitmq_queue import Consumer, stream
+from connectors.rabbitmq_queue import Consumer
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
@@ -38,11 +38,13 @@ class RabbitMQSource:
         self._consumers: dict[Partition, Consumer] = {}
         self._since: dict[Partition, float] = {}
         """When each was consumed last."""
+        self._finishing = False
         self._known = False
         """The queues were there once: if one is missing, it may come back."""
 
     def open(self, on_revoke: OnRevoke) -> None:
         self._on_revoke = on_revoke
+        self._finishing = False
         self._link = Link(self._login, self._clock)
         self._consumers = {
             partition: Consumer(self._login, partition, self._prefetch)
@@ -75,7 +77,7 @@ class RabbitMQSource:
             for consumer in self._consumers.values():
                 if consumer.lost is not None:
                     self._lose(consumer)
-                if not consumer.consuming and not consumer.paused:
+                if not consumer.consuming and not consumer.paused and not self._finishing:
                     self._consume(consumer)
             batches = self._hand_out(max_records) if max_records else []
             if batches or (left := deadline - self._clock()) <= 0:
@@ -87,17 +89,11 @@ class RabbitMQSource:
         for partition, consumer in list(self._consumers.items()):
             if consumer.inbox and not consumer.paused and most > 0:
                 batch = consumer.take(most)
-                self._refuse_stream(batch)
                 batches.append(batch)
                 most -= len(batch)
                 if len(self._consumers) > 1:  # the others come first next time
                     self._consumers[partition] = self._consumers.pop(partition)
         return batches
-
-    def _refuse_stream(self, batch: RabbitMQBatch) -> None:
-        """For users who may not ask for a queue's type: each message of a stream has an offset."""
-        if b"x-stream-offset" in batch.native[0][3]:
-            raise stream(self._login, batch.partition.stream)
 
     def _lose(self, consumer: Consumer) -> None:
         """The broker ended it and gave its messages back: they come again, on a new channel."""
@@ -145,6 +141,7 @@ class RabbitMQSource:
     def finish(self) -> bool:
         if self._options.ordered:  # the next single active consumer would begin while this one is at it
             return False
+        self._finishing = True
         for consumer in self._consumers.values():
             consumer.cancel()
         return True

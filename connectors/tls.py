@@ -12,9 +12,13 @@ from worker.interface import Connection
 OPTIONS = ("cafile", "certfile", "keyfile", "keyfile_password", "server_hostname", "verify")
 
 
-def context(connection: Connection, given: Mapping[str, Any], *, wanted: bool) -> ssl.SSLContext | None:
-    """What `given` asks for; None if it is not `wanted` and nothing asks for it. ConfigError for files that cannot be used."""
-    if not wanted and not any(name in given for name in OPTIONS):
+def context(connection: Connection, given: Mapping[str, Any], *, scheme: str) -> ssl.SSLContext | None:
+    """What `given` asks for; None if the connection has not the scheme for TLS. ConfigError for options that then make no sense,
+    and for files that cannot be used."""
+    if connection.scheme != scheme:
+        for name in OPTIONS:
+            if name in given:
+                raise _wrong(connection, name, f"TLS needs {scheme}:// instead of {connection.scheme}://")
         return None
     try:
         made = ssl.create_default_context(cafile=given.get("cafile"))

@@ -15,6 +15,7 @@ import trustme
 from pika.exceptions import AMQPError
 
 from connectors import rabbitmq as connector
+from connectors.rabbitmq_frames import Properties, ack, publish
 from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from tests.contract import Member, gather, letter, numbers, values
@@ -177,6 +178,21 @@ def test_what_was_fetched_can_be_finished(rabbitmq: RabbitMQContainer, join: Cal
     assert not any(one.properties["headers"] for one in left), "a return was counted"
 
 
+def test_what_is_lost_while_finishing_is_not_consumed_again(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, numbers(3))  # type: ignore[arg-type]
+    member = join(queue)
+    member.receive(3)
+    assert member.source.finish()
+    source: Any = member.source
+    source._since = dict.fromkeys(source._since, 0.0)
+    source._link.write(ack(source._consumers[Partition(queue, 0)]._open.number, 999, False))  # the broker closes the channel
+    member.until(lambda: member.revoked)
+    for _ in range(20):
+        member.poll(500, 0.05)
+    assert len(member.got) == 3 and rabbitmq.depth(queue) == 3
+
+
 def test_a_queue_that_is_deleted_and_made_again_is_consumed_again(
     rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str
 ) -> None:
@@ -282,6 +298,14 @@ def test_a_batch_does_not_wait_past_the_prefetch(rabbitmq: RabbitMQContainer) ->
     assert source.limit == 10
 
 
+def test_more_queues_than_channels(rabbitmq: RabbitMQContainer) -> None:
+    queues = tuple(rabbitmq.queue() for _ in range(3))
+    source = connector.source(SourceOptions(connect(rabbitmq, channel_max=2), queues, "group"))
+    with pytest.raises(Refused, match=r"no more than 2 channels \(channel_max"):
+        source.open(lambda partitions, lost: None)
+    source.close()
+
+
 def test_several_queues_of_one_source(rabbitmq: RabbitMQContainer, join: Callable[..., Member], kind: str) -> None:
     one, two = rabbitmq.queue(kind=kind), rabbitmq.queue(kind=kind)
     for queue in (one, two):
@@ -362,6 +386,38 @@ def test_large_messages(rabbitmq: RabbitMQContainer, join: Callable[..., Member]
     with sink(connect(rabbitmq), dead) as opened:
         opened.publish([letter(one) for one in member.got])
     assert values(rabbitmq.read(dead)) == values(member.got)
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_headers_that_the_client_cannot_decode_stop_nothing(
+    rabbitmq: RabbitMQContainer, join: Callable[..., Member], size: int
+) -> None:
+    """A timestamp of milliseconds, for which pika has no date; larger messages come in several frames."""
+    queue = rabbitmq.queue()
+    member = join(queue)
+    channel = member.source._open_link.channel()  # type: ignore[attr-defined]
+    table = b"\x02atT" + (1_700_000_000_000).to_bytes(8, "big")
+    raw = Properties(b"\x20\x00" + len(table).to_bytes(4, "big") + table)
+    member.source._open_link.write(publish(channel.number, queue, [(raw, b"x" * size)], 100_000))  # type: ignore[attr-defined]
+    member.receive(1)
+    rabbitmq.produce(queue, [b"after"])
+    member.receive(1)
+    assert values(member.got) == [b"x" * size, b"after"]
+    assert "undecodable" in dict(member.got[0].headers)
+    member.source.commit([gather(member.batches)])
+
+
+def test_a_header_of_the_name_of_a_streams_offset(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, [b"1"], headers=[("x-stream-offset", b"7")])
+    assert dict(join(queue).receive(1)[0].record(0).headers) == {"x-stream-offset": b"7"}
+
+
+def test_a_look_sees_more_than_the_prefetch(rabbitmq: RabbitMQContainer) -> None:
+    queue = rabbitmq.queue()
+    rabbitmq.produce(queue, numbers(10))  # type: ignore[arg-type]
+    found = list(connector.browse(SourceOptions(connect(rabbitmq, prefetch=3), (queue,), "look")))
+    assert sum(map(len, found)) == 10
 
 
 def test_headers_that_the_client_cannot_read_stop_nothing(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
