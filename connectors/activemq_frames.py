@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 Frame = tuple[bytes, bytes]
@@ -10,6 +11,7 @@ Frame = tuple[bytes, bytes]
 _ESCAPES = ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c"))
 _END_OF_HEAD = b"\n\n"
 _CONTENT_LENGTH = b"\ncontent-length:"
+_BEHIND_A_FRAME = re.compile(rb"[\r\n]*(?:[A-Z]*\Z|(?:MESSAGE|RECEIPT|ERROR)\n)")
 
 # As they stand in a head, for `raw`.
 ACK, SUBSCRIPTION, RECEIPT_ID, PERSISTENT = b"\nack:", b"\nsubscription:", b"\nreceipt-id:", b"\npersistent:"
@@ -20,19 +22,26 @@ class Malformed(Exception):
 
 
 class Decoder:
-    """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are."""
+    """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are.
+
+    Texts come without a length, and may hold U+0000. Brokers end each frame with NUL and LF; from one whose first frame did, a
+    text is whole only where both are followed by another frame or by nothing.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        """Bytes without which no frame is whole; -1: a NUL."""
+        """Bytes without which no frame is whole; -1: an end."""
+        self._end = b"\0"
+        self._first = True
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that end in `data`."""
         self._pieces.append(data)
         self._size += len(data)
-        if self._size < self._wanted or (self._wanted < 0 and b"\0" not in data):
+        seam = self._pieces[-2][-1:] + data if len(self._pieces) > 1 else data
+        if self._size < self._wanted or (self._wanted < 0 and self._end not in seam):
             return []
         buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
         frames, at = self._take(buffer)
@@ -62,13 +71,22 @@ class Decoder:
                 if buffer[stop]:
                     raise Malformed("a body is longer than its content-length")
             else:
-                stop = buffer.find(b"\0", head + 2)
+                stop = self._end_of_text(buffer, head + 2)
                 if stop < 0:
                     self._wanted = -1
                     break
             frames.append((lines, buffer[head + 2 : stop]))
             at = stop + 1
+            if self._first:
+                self._first = False
+                self._end += b"\n" if buffer.startswith(b"\n", at) else b""
         return frames, at
+
+    def _end_of_text(self, buffer: bytes, at: int) -> int:
+        stop = buffer.find(self._end, at)
+        while len(self._end) > 1 and stop >= 0 and not _BEHIND_A_FRAME.match(buffer, stop + 2):
+            stop = buffer.find(self._end, stop + 1)
+        return stop
 
 
 def _number(lines: bytes, at: int) -> int:

@@ -26,9 +26,9 @@ STREAM = b"".join(
         b"MESSAGE\nack:1\nmessage-id:a\\c1\n\ntext\0\n\n\n",
         b"MESSAGE\nack:2\ncontent-length:7\n\n\0by\n\nt\0\0",
         b"MESSAGE\ncontent-length:0\nack:3\n\n\0\r\n",
-        b"MESSAGE\nack:4\n\n\0",
+        b"MESSAGE\nack:4\n\n\0\n",
         b"RECEIPT\nreceipt-id:9\n\n\0\n",
-        b"ERROR\nmessage:no\\nway\n\n" + b"trace\n" * 50 + b"\0",
+        b"ERROR\nmessage:no\\nway\n\n" + b"trace\n" * 50 + b"\0\n",
     ]
 )
 
@@ -44,6 +44,25 @@ def test_a_stream_cut_once_and_twice_at_every_place() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 17])
 def test_a_stream_in_small_pieces(size: int) -> None:
     assert taken(*(STREAM[at : at + size] for at in range(0, len(STREAM), size))) == taken(STREAM)
+
+
+CONNECTED = b"CONNECTED\nserver:ActiveMQ/6.1.7\n\n\0\n"
+
+
+@pytest.mark.parametrize("body", [b"a\0b", b"\0", b"a\0\0", b"x\0\ny", b"\0\n\n1", b"\0\nMESSAGES", "a\0\U0001f600".encode()])
+def test_a_text_with_nul_is_whole(body: bytes) -> None:
+    """As Classic sends a JMS text message with U+0000 in it: without a length."""
+    stream = b"MESSAGE\nack:1\n\n" + body + b"\0\nMESSAGE\nack:2\n\nnext\0\n"
+    whole = [(b"MESSAGE\nack:1", body), (b"MESSAGE\nack:2", b"next")]
+    assert taken(CONNECTED + stream)[1:] == whole
+    assert taken(CONNECTED, stream[:-11], stream[-11:])[1:] == whole
+    if b"\0\n" not in body:  # there a cut may hide what follows
+        for at in range(len(stream)):
+            assert taken(CONNECTED, stream[:at], stream[at:])[1:] == whole
+
+
+def test_frames_without_an_end_of_line_behind_them() -> None:
+    assert [body for _, body in taken(b"CONNECTED\n\n\0MESSAGE\n\n1\0MESSAGE\n\n2\0")] == [b"", b"1", b"2"]
 
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
