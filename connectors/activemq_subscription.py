@@ -52,7 +52,8 @@ class Subscription:
             **self._login.subscribe,
         }
         if self.partition.stream.startswith("topic/"):
-            told["activemq.subscriptionName"] = self._name
+            # One of a name for a client: with the group's alone, a second topic would take the first one's place.
+            told["activemq.subscriptionName"] = f"{self._name}.{self.partition.stream.removeprefix('topic/')}"
         link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
         link.ask("SUBSCRIBE", told)

@@ -199,6 +199,18 @@ def test_a_durable_topic_keeps_what_comes_meanwhile(activemq: ActiveMQContainer,
         join(topic, group=group)
 
 
+def test_two_durable_topics_of_one_handler(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    topics = ["topic/" + activemq.queue(), "topic/" + activemq.queue()]
+    group = "group-" + topics[0][6:]
+    member = join(*topics, group=group)
+    member.source.close()
+    for topic in topics:
+        activemq.produce(topic, [b"meanwhile"])
+    member.open()
+    member.receive(2)
+    assert {record.partition.stream for record in member.got} == set(topics)
+
+
 def test_a_selector(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
     queue = activemq.queue()
     for number in range(6):
