@@ -19,6 +19,7 @@ import trustme
 
 from connectors import activemq as connector
 from connectors.activemq_sink import ActiveMQSink
+from connectors.activemq_source import ActiveMQSource
 from tests.contract import Member, gather, letter, numbers, values
 from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
@@ -195,8 +196,34 @@ def test_a_durable_topic_keeps_what_comes_meanwhile(activemq: ActiveMQContainer,
     again = join(topic, group=group)
     again.receive(3)
     assert values(again.got) == [b"3", b"4", b"meanwhile"]
+
+
+def test_a_client_id_in_use_is_refused_only_to_a_worker_that_never_had_it(
+    activemq: ActiveMQContainer, members: list[Member]
+) -> None:
+    """It may be in use by our own connection of before, whose end the broker has not noticed."""
+    topic = "topic/" + activemq.queue()
+    options = SourceOptions(connect(activemq), (topic,), "group-" + topic[6:])
+    later = 0.0
+    one, other = (Member(ActiveMQSource(options, clock=lambda: time.monotonic() + later)) for _ in range(2))
+    members += one, other
+    one.open()
+    with pytest.raises(Unavailable, match="one consumer at a time, and its client_id is in use"):
+        other.open()
+    one.source.close()
+    other.open()
+    later = 60.0
+    with pytest.raises(Unavailable):
+        one.open()
+    stranger = Member(ActiveMQSource(options, clock=lambda: time.monotonic() + later))
+    members.append(stranger)
+    with pytest.raises(Unavailable):
+        stranger.open()
+    later = 91.0
     with pytest.raises(Refused, match="one consumer at a time, and its client_id is in use"):
-        join(topic, group=group)
+        stranger.open()
+    other.source.close()
+    one.open_again()
 
 
 def test_two_durable_topics_of_one_handler(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
