@@ -26,7 +26,7 @@ STANDARD = {
 }
 """Headers of a frame that belong to the message and not to its user, and what they are called in `record.properties`."""
 _FRAME = {*STANDARD, "ack", "subscription", "message-id", "timestamp", "persistent", "redelivered", "content-length"}
-_FRAME |= {"JMSXGroupID", KEY_HEADER}
+_FRAME |= {"JMSXGroupID", KEY_HEADER, "transformation", "transformation-error"}
 _NUMBERS = ("priority", "expires")
 
 

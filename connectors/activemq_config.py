@@ -12,9 +12,10 @@ from connectors import tls
 from worker.errors import ConfigError
 from worker.interface import Connection
 
-_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector")
+_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector", "transformation")
 _ALL = (*_OURS, *tls.OPTIONS)
 
+_TRANSFORMATIONS = tuple(f"jms-{kind}{form}" for kind in ("", "map-", "object-") for form in ("json", "xml"))
 PAGED = 200
 """So many unsettled messages of a destination Classic hands out, whatever the prefetch (its policy's maxPageSize)."""
 
@@ -34,7 +35,7 @@ class Login:
     client_id: str | None
     dlq: str
     subscribe: Mapping[str, str]
-    """Headers for SUBSCRIBE: the selector, and anything of `activemq.`"""
+    """Headers for SUBSCRIBE: selector, transformation, and anything of `activemq.`"""
 
     @classmethod
     def of(cls, connection: Connection) -> Login:
@@ -48,8 +49,9 @@ class Login:
             raise _wrong(connection, "activemq.prefetchSize", "write prefetch=")
         secure = tls.context(connection, given, wanted=connection.scheme == "activemq+ssl")
         passed = {name: str(value) for name, value in given.items() if name.startswith("activemq.")}
-        if "selector" in given:
-            passed["selector"] = str(given["selector"])
+        if given.get("transformation", "jms-json") not in _TRANSFORMATIONS:  # the broker would end the connection at each message
+            raise _wrong(connection, "transformation", f"there are {', '.join(_TRANSFORMATIONS)}")
+        passed |= {name: str(given[name]) for name in ("selector", "transformation") if name in given}
         return cls(
             connection,
             _hosts(connection, 61614 if secure else 61613),
