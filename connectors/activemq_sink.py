@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from connectors.activemq_batch import STANDARD
 from connectors.activemq_config import Login, destination
 from connectors.activemq_frames import encode
+from connectors.activemq_headers import written
 from connectors.activemq_link import Link
 from worker.errors import ConnectorError, PublishError, Refused
 from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
@@ -20,12 +20,6 @@ _IDLE = 5.0
 """Seconds without a publish after which the connection is tried before it is trusted."""
 _KEPT = {name: said for said, name in STANDARD.items() if said not in ("destination", "expires")}
 """Properties of a record that its letter has, too: not its expiry, which would throw it away."""
-_MEANT = re.compile(
-    r"destination|receipt|persistent|content-length|ack|id|transaction|expires|priority|timestamp|reply-to|correlation-id|type"
-    r"|transformation.*|message-id|redelivered|subscription|selector|(JMS|AMQ_).*"
-)
-"""Names that the broker gives a meaning to: `expires` would throw a letter away after it was confirmed, `timestamp: today` ends
-the connection. A record's own headers of these names travel with `x-` before them."""
 
 
 class ActiveMQSink:
@@ -98,13 +92,11 @@ class ActiveMQSink:
         told |= {said: str(record.properties[name]) for name, said in _KEPT.items() if name in record.properties}
         if not (record.properties.get("text") is True and b"\0" not in body):
             told["content-length"] = str(len(body))
-        for name, value in letter.headers:
-            if name:
-                told[f"x-{name}" if _MEANT.fullmatch(name) else name] = (
-                    "" if value is None else value.decode(errors="backslashreplace")
-                )
-        if record.key is not None:
-            told["JMSXGroupID"] = told[KEY_HEADER] = record.key.decode(errors="backslashreplace")
+        if record.key is None:
+            told |= written(letter.headers)
+        else:
+            told |= written([(KEY_HEADER, record.key), *letter.headers])
+            told["JMSXGroupID"] = told[KEY_HEADER]
         if record.value is None:
             told[NULL_HEADER] = "value"
         return encode("SEND", told, body)

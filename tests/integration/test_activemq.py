@@ -295,6 +295,22 @@ def test_everything_of_a_message_can_be_seen_and_kept(activemq: ActiveMQContaine
     assert kept_text.properties.get("expires", "0") == "0"
 
 
+def test_a_letter_survives_with_any_key_and_headers(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    """What the broker would act on, refuse or change comes back as it was: the letters of other brokers' records have it."""
+    dead = activemq.queue()
+    meant = ("expires", "timestamp", "persistent", "priority", "transaction", "reply-to", "JMSXGroupSeq", "AMQ_SCHEDULED_CRON")
+    own: list[tuple[str, bytes | None]] = [(name, b"odd") for name in (*meant, "amq-msg-type", "JMSXDeliveryCount", "browser")]
+    own += [("binary", b"\xff\x00"), ("null", None), ("", b"nameless"), ("twice", b"1"), ("twice", b"2"), ("o:d d\n", b" \r ")]
+    one = Record(b"v", b"\xffkey", own, None, 1, Partition("q", 0))
+    with sink(connect(activemq), dead) as opened:
+        opened.publish([letter(one)])
+    member = join(dead)
+    member.receive(1)
+    [found] = member.got
+    assert (found.value, found.key) == (b"v", b"\xffkey")
+    assert sorted(found.headers, key=repr) == sorted(own, key=repr)
+
+
 @pytest.mark.parametrize("size", [5_000_000, 60_000_000])
 def test_large_messages(activemq: ActiveMQContainer, join: Callable[..., Member], size: int) -> None:
     queue, dead = activemq.queue(), activemq.queue()
