@@ -6,20 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from connectors.activemq_batch import STANDARD
-from connectors.activemq_config import Login, destination
+from connectors.activemq_config import Login
 from connectors.activemq_frames import encode
-from connectors.activemq_headers import written
 from connectors.activemq_link import Link
+from connectors.activemq_message import message
 from worker.errors import ConnectorError, PublishError, Refused
-from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
+from worker.interface import DeadLetter, SinkOptions
 
 _WINDOW = 1_000
 _BYTES = 4 << 20
 _IDLE = 5.0
 """Seconds without a publish after which the connection is tried before it is trusted."""
-_KEPT = {name: said for said, name in STANDARD.items() if said not in ("destination", "expires")}
-"""Properties of a record that its letter has, too: not its expiry, which would throw it away."""
 
 
 class ActiveMQSink:
@@ -86,20 +83,8 @@ class ActiveMQSink:
         return start
 
     def _frame(self, letter: DeadLetter, receipt: str) -> bytes:
-        record = letter.record
-        body = record.value or b""
-        told = {"destination": destination(self._options.stream), "persistent": "true", "receipt": receipt}
-        told |= {said: str(record.properties[name]) for name, said in _KEPT.items() if name in record.properties}
-        if not (record.properties.get("text") is True and b"\0" not in body):
-            told["content-length"] = str(len(body))
-        if record.key is None:
-            told |= written(letter.headers)
-        else:
-            told |= written([(KEY_HEADER, record.key), *letter.headers])
-            told["JMSXGroupID"] = told[KEY_HEADER]
-        if record.value is None:
-            told[NULL_HEADER] = "value"
-        return encode("SEND", told, body)
+        told = message(letter.record, letter.headers, self._options.stream)
+        return encode("SEND", {**told, "receipt": receipt}, letter.record.value or b"")
 
     @property
     def _where(self) -> str:

@@ -336,7 +336,7 @@ def test_the_brokers_own_dead_letters(activemq: ActiveMQContainer, join: Callabl
     queue = activemq.queue()
     prefix = queue.encode() + b" "
     activemq.produce(queue, [prefix + b"%d" % number for number in range(6)])
-    activemq.produce(queue, [prefix + b"6"], persistent=False)
+    activemq.produce(queue, [prefix + b"6"], persistent=False, key=b"k", AMQ_SCHEDULED_DELAY="1", priority="7")
     member = join(queue, ordered=ordered)
     batch = gather(member.receive(7))
     member.source.commit([batch.pick([0])])
@@ -348,6 +348,9 @@ def test_the_brokers_own_dead_letters(activemq: ActiveMQContainer, join: Callabl
     found = [one for one in activemq.read("ActiveMQ.DLQ") if one.value and one.value.startswith(prefix)]
     assert sorted(map(str, values(found))) == sorted(str(prefix + number) for number in (b"1", b"3", b"6"))
     assert all(one.properties["persistent"] == "true" for one in found)
+    [sent] = [one for one in found if one.value == prefix + b"6"]
+    assert (sent.key, sent.properties["priority"], sent.properties["x-AMQ_SCHEDULED_DELAY"]) == (b"k", "7", "1")
+    assert "AMQ_SCHEDULED_DELAY" not in sent.properties
 
 
 def test_many_letters_are_confirmed_together(activemq: ActiveMQContainer) -> None:
