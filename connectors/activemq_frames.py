@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 Frame = tuple[bytes, bytes]
 """As it came: the command and the header lines; the body."""
 
-_ESCAPES = ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c"))
+_ESCAPES = {b"\\": b"\\\\", b"\r": b"\\r", b"\n": b"\\n", b":": b"\\c"}
+_PLAIN = {escaped: plain for plain, escaped in _ESCAPES.items()}
+_SPECIAL, _ESCAPED = re.compile(rb"[\\\r\n:]"), re.compile(rb"\\.", re.DOTALL)
 _END_OF_HEAD = b"\n\n"
 _CONTENT_LENGTH = b"\ncontent-length:"
 _BEHIND_A_FRAME = re.compile(rb"[\r\n]*(?:[A-Z]*\Z|(?:MESSAGE|RECEIPT|ERROR)\n)")
@@ -141,18 +143,12 @@ def nacks(ids: Iterable[bytes]) -> bytes:
 
 
 def escape(value: bytes) -> bytes:
-    for plain, escaped in _ESCAPES:
-        value = value.replace(plain, escaped)
-    return value
+    return _SPECIAL.sub(lambda found: _ESCAPES[found[0]], value)
 
 
 def unescape(value: bytes) -> bytes:
-    if b"\\" not in value:
-        return value
-    whole = value.replace(b"\\\\", b"\0")  # no header holds a NUL
-    for plain, escaped in _ESCAPES[1:]:
-        whole = whole.replace(escaped, plain)
-    return whole.replace(b"\0", b"\\")
+    """An escape that there is not stays as it is."""
+    return _ESCAPED.sub(lambda found: _PLAIN.get(found[0], found[0]), value) if b"\\" in value else value
 
 
 def _text(value: bytes) -> str:

@@ -89,10 +89,25 @@ def test_what_is_written_is_what_is_read(frames: list[tuple[dict[str, str], byte
                 assert header(head, name.encode()) == value.encode()
 
 
-@given(st.binary(max_size=40).filter(lambda value: b"\0" not in value))
+@given(st.binary(max_size=40) | st.lists(st.sampled_from([b"\\", b"n", b"c", b"\0", b":", b"\n"])).map(b"".join))
 def test_escapes_come_back(value: bytes) -> None:
     assert unescape(escape(value)) == value
     assert b"\n" not in escape(value) and b":" not in escape(value)
+
+
+@pytest.mark.parametrize(
+    ("escaped", "plain"),
+    [
+        (rb"\\n", rb"\n"),
+        (rb"\\\n", b"\\\n"),
+        (rb"\\\\c", rb"\\c"),
+        (rb"\t\c", rb"\t:"),
+        (b"\0n\\c", b"\0n:"),
+        (b"end\\", b"end\\"),
+    ],
+)
+def test_each_escape_is_read_once_from_the_left(escaped: bytes, plain: bytes) -> None:
+    assert unescape(escaped) == plain
 
 
 def test_what_another_client_writes_and_reads() -> None:
