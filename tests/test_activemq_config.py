@@ -23,8 +23,32 @@ def test_a_transformation_is_asked_for_and_no_header_of_the_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "message"), [("transformation", "json", "there are jms-json, jms-xml, jms-map-json")]
+    ("option", "value", "message"),
+    [
+        ("transformation", "json", "there are jms-json, jms-xml, jms-map-json"),
+        ("prefetch", "inf", "inf: at least 1 and at most 2147483647"),
+        ("limit", "nan", "'nan' is no number: write one, as in limit=200"),
+        ("limit", "0", "0: at least 1"),
+        ("heartbeat", "nan", "'nan' is no number: write one, as in heartbeat=10"),
+        ("heartbeat", float("inf"), "inf: at least 0 and at most 86400"),
+        ("connect_timeout", "soon", "'soon' is no number: write one, as in connect_timeout=10"),
+    ],
 )
-def test_what_cannot_be_meant(option: str, value: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^connection shop: {option}: .*{message}"):
+def test_what_cannot_be_meant(option: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^connection shop: {option}: {message}") as raised:
         login(**{option: value})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    ["a..b", "", "a,,b", "a" * 80, "::1", "[::1", "a b", "host:0", "host:65536", "host:\xb2", "host:x", "http://x", "a:1:2"],
+)
+def test_what_is_no_host(hosts: str) -> None:
+    with pytest.raises(ConfigError, match=r"^connection shop: '.*' is no host: write activemq://host:61613$"):
+        login(hosts)
+
+
+def test_hosts() -> None:
+    wanted = (("a", 61613), ("b_1.c", 1), ("::1", 2), ("fe80::1%eth0", 61613), ("m\xfcnchen", 61613))
+    assert login("a, b_1.c:1,[::1]:2,[fe80::1%eth0],m\xfcnchen").hosts == wanted
