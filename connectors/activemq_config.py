@@ -44,6 +44,11 @@ class Login:
 
     @classmethod
     def of(cls, connection: Connection) -> Login:
+        if connection.path.strip("/"):
+            raise ConfigError(
+                f"connection {connection.name}: {connection.path}: a URL of ActiveMQ has no path: "
+                f'queues are named by the handlers, as in "{connection.name}:{connection.path.strip("/")}"'
+            )
         given = {name: value for name, value in connection.options.items() if value not in ("", None)}
         for name in given:
             if name not in _ALL and not name.startswith("activemq."):

@@ -52,3 +52,9 @@ def test_what_is_no_host(hosts: str) -> None:
 def test_hosts() -> None:
     wanted = (("a", 61613), ("b_1.c", 1), ("::1", 2), ("fe80::1%eth0", 61613), ("m\xfcnchen", 61613))
     assert login("a, b_1.c:1,[::1]:2,[fe80::1%eth0],m\xfcnchen").hosts == wanted
+
+
+def test_a_path_is_no_queue() -> None:
+    assert login(path="/").hosts == (("localhost", 61613),)
+    with pytest.raises(ConfigError, match=r'^connection shop: /orders: .* no path: .* as in "shop:orders"$'):
+        login(path="/orders")
