@@ -49,6 +49,10 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
         return Refused(f"{where}user {connection.username} has no permission: {message}")
     if "frame size" in message.lower() or "max frame" in message.lower() or "data length" in message.lower():
         return Refused(f"{where}larger than the broker takes (wireFormat.maxFrameSize, maxDataLength): {message}")
+    if "maximum header length" in message or "maximum number of headers" in message:
+        return Refused(
+            f"{where}a header longer than 10 KiB, or more than 1000 of them, which the broker does not take: {message}"
+        )
     return Unavailable(f"{where}{message or kind}")
 
 

@@ -372,6 +372,21 @@ def test_a_letter_larger_than_the_broker_takes(activemq: ActiveMQContainer) -> N
     assert values(activemq.read(dead)) == [b"small"]
 
 
+@pytest.mark.parametrize(
+    "own", [[("long", b"x" * 11_000)], [(f"h{number}", b"1") for number in range(1_100)]], ids=["long", "many"]
+)
+def test_a_letter_with_headers_that_the_broker_does_not_take(
+    activemq: ActiveMQContainer, own: list[tuple[str, bytes | None]]
+) -> None:
+    dead = activemq.queue()
+    with sink(connect(activemq), dead) as opened:
+        with pytest.raises(PublishError, match="a header longer than 10 KiB, or more than 1000") as raised:
+            opened.publish([letter(record(), own)])
+        assert raised.value.permanent
+        opened.publish([letter(record(b"small"))])
+    assert values(activemq.read(dead)) == [b"small"]
+
+
 def test_a_sink_reconnects(activemq: ActiveMQContainer, toxiproxy: ToxiproxyContainer) -> None:
     dead = activemq.queue()
     proxy = toxiproxy.proxy(activemq.address)
