@@ -235,6 +235,11 @@ class Link:
         self.write(encode(command, {**headers, "receipt": name}, body))
         self.wait(lambda: name not in self.waiting, timeout)
 
+    def sync(self, timeout: float = _REPLY) -> None:
+        """Returns once the broker has taken everything written before."""
+        self.ask("BEGIN", {"transaction": "sync"}, timeout=timeout)
+        self.ask("ABORT", {"transaction": "sync"}, timeout=timeout)
+
     def wait(self, done: Callable[[], object], timeout: float) -> None:
         deadline = self._clock() + timeout
         while not done():

@@ -39,8 +39,7 @@ class ActiveMQSink:
             try:
                 self._link.pump()
                 if self._clock() - self._used > _IDLE:
-                    self._link.ask("BEGIN", {"transaction": "probe"}, timeout=_IDLE)
-                    self._link.ask("ABORT", {"transaction": "probe"}, timeout=_IDLE)
+                    self._link.sync(_IDLE)
                 return self._link
             except ConnectorError:
                 self._disconnect()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from connectors.activemq_acks import Cumulative, Individual, ack_id
 from connectors.activemq_batch import ActiveMQBatch, Message
 from connectors.activemq_config import Login, destination
-from connectors.activemq_frames import PERSISTENT, Frame, nacks, raw
+from connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
 from connectors.activemq_link import Link
 from connectors.activemq_message import message
 from worker.interface import Partition
 
+_WILD = re.compile(r"[*>]")
 _ids = itertools.count(1)
 
 
@@ -53,7 +55,12 @@ class Subscription:
             told["activemq.subscriptionName"] = f"{self._name}.{self.partition.stream.removeprefix('topic/')}"
         link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
-        link.ask("SUBSCRIBE", told)
+        if _WILD.search(self.partition.stream):
+            # With a receipt Classic subscribes for no messages, confirms, and then asks the queue of just this name for more.
+            link.write(encode("SUBSCRIBE", told))
+            link.sync()
+        else:
+            link.ask("SUBSCRIBE", told)
         link.about = ""
 
     def take(self, most: int) -> ActiveMQBatch:

@@ -264,6 +264,23 @@ def test_several_queues_of_one_source(activemq: ActiveMQContainer, join: Callabl
         member.source.commit([mine])
 
 
+def test_a_wildcard_gets_at_once_what_was_there(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    name = activemq.queue()
+    for number in range(5):
+        activemq.produce(f"{name}.{number}", [b"%d" % number])
+    member = join(f"{name}.>")
+    began = time.monotonic()
+    member.receive(5)
+    assert time.monotonic() - began < 10  # every 30 s the broker looks for itself
+    assert {(one.value, one.properties["destination"]) for one in member.got} == {
+        (b"%d" % number, f"/queue/{name}.{number}") for number in range(5)
+    }
+    member.source.commit(member.batches)
+    member.source.close()
+    member.open()
+    member.nothing_more()
+
+
 # Messages
 
 
