@@ -13,7 +13,8 @@ _PLAIN = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _SPECIAL, _ESCAPED = re.compile(rb"[\\\r\n:]"), re.compile(rb"\\.", re.DOTALL)
 _END_OF_HEAD = b"\n\n"
 _CONTENT_LENGTH = b"\ncontent-length:"
-_BEHIND_A_FRAME = re.compile(rb"[\r\n]*(?:[A-Z]*\Z|(?:MESSAGE|RECEIPT|ERROR)\n)")
+_BEGIN = re.compile(rb"(?:MESSAGE|RECEIPT|ERROR)\n")
+_NEXT_FRAME = re.compile(rb"[\r\n]*" + _BEGIN.pattern)
 
 # As they stand in a head, for `raw`.
 ACK, SUBSCRIPTION, RECEIPT_ID, PERSISTENT = b"\nack:", b"\nsubscription:", b"\nreceipt-id:", b"\npersistent:"
@@ -27,7 +28,7 @@ class Decoder:
     """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are.
 
     Texts come without a length, and may hold U+0000. Brokers end each frame with NUL and LF; from one whose first frame did, a
-    text is whole only where both are followed by another frame or by nothing.
+    text is whole only when the next frame has begun. If `doubtful`, the last one may be whole: ask the broker for a receipt.
     """
 
     def __init__(self) -> None:
@@ -36,14 +37,18 @@ class Decoder:
         self._wanted = 0
         """Bytes without which no frame is whole; -1: an end."""
         self._end = b"\0"
+        self._tail = b""
+        """What came last: an end may be cut in two."""
         self._first = True
+        self.doubtful = False
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that end in `data`."""
         self._pieces.append(data)
         self._size += len(data)
-        seam = self._pieces[-2][-1:] + data if len(self._pieces) > 1 else data
-        if self._size < self._wanted or (self._wanted < 0 and self._end not in seam):
+        seam = self._tail + data
+        self._tail = seam[-8:]
+        if self._size < self._wanted or (self._wanted < 0 and not self._ends(seam)):
             return []
         buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
         frames, at = self._take(buffer)
@@ -51,10 +56,13 @@ class Decoder:
         self._pieces, self._size = ([rest], len(rest)) if rest else ([], 0)
         return frames
 
+    def _ends(self, seam: bytes) -> bool:
+        return bool(_BEGIN.search(seam)) if self.doubtful else self._end in seam
+
     def _take(self, buffer: bytes) -> tuple[list[Frame], int]:
         frames: list[Frame] = []
         at, end = 0, len(buffer)
-        self._wanted = 0
+        self._wanted, self.doubtful = 0, False
         while at < end:
             first = buffer[at]
             if first == 10 or first == 13:  # an end of line between frames is a heartbeat
@@ -73,7 +81,8 @@ class Decoder:
                 if buffer[stop]:
                     raise Malformed("a body is longer than its content-length")
             else:
-                stop = self._end_of_text(buffer, head + 2)
+                text = len(self._end) > 1 and lines.startswith(b"MESSAGE")
+                stop = self._end_of_text(buffer, head + 2) if text else buffer.find(b"\0", head + 2)
                 if stop < 0:
                     self._wanted = -1
                     break
@@ -86,8 +95,10 @@ class Decoder:
 
     def _end_of_text(self, buffer: bytes, at: int) -> int:
         stop = buffer.find(self._end, at)
-        while len(self._end) > 1 and stop >= 0 and not _BEHIND_A_FRAME.match(buffer, stop + 2):
+        while stop >= 0 and not _NEXT_FRAME.match(buffer, stop + 2):
+            self.doubtful = True
             stop = buffer.find(self._end, stop + 1)
+        self.doubtful = self.doubtful and stop < 0
         return stop
 
 

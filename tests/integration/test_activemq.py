@@ -284,6 +284,19 @@ def test_a_wildcard_gets_at_once_what_was_there(activemq: ActiveMQContainer, joi
 # Messages
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_a_text_alone_comes_at_once(activemq: ActiveMQContainer, join: Callable[..., Member], size: int) -> None:
+    """It has no length, and its end is known only by what comes behind it."""
+    queue = activemq.queue()
+    member = join(queue)
+    for _ in range(3):
+        with activemq.session() as client:
+            client.send("SEND", {"destination": "/queue/" + queue}, b"x" * size)
+            client.sync()
+        member.receive(1)
+    assert values(member.got) == [b"x" * size] * 3
+
+
 def test_everything_of_a_message_can_be_seen_and_kept(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
     queue, dead = activemq.queue(), activemq.queue()
     far = str(int(time.time() * 1000) + 600_000)
