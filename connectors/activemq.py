@@ -6,6 +6,7 @@ query or the mapping:
 `prefetch`: messages a subscription may have delivered and unsettled; unset: it follows batch_size and parallel.
 `limit`: so many the broker really hands out unsettled, 200 by its default policy (maxPageSize): a batch does not wait past it.
 `selector`: which messages to get, as in JMS. `activemq.*`: headers for SUBSCRIBE, as in `activemq.exclusive=true`.
+`transformation`: how map and object messages come, as `jms-json`; unset: empty.
 `client_id`: for topics; unset: the handler's group. `dlq`: where dead_letter="broker" puts messages that are not persistent.
 `heartbeat`: seconds, 10; 0: none. `connect_timeout`: seconds, 10.
 `cafile`, `certfile`, `keyfile`, `keyfile_password`, `server_hostname`, `verify`: TLS.

@@ -7,13 +7,14 @@ from operator import itemgetter
 from typing import Any
 
 from connectors.activemq_frames import header, headers
+from connectors.activemq_headers import EXACT, kept, read
 from worker.interface import KEY_HEADER, Batch, Record
 
 Message = tuple[int, bytes, bytes]
 """Its number in the order of its subscription; the head of its frame; the body."""
 
 _body = itemgetter(2)
-_GROUP, _KEY = b"JMSXGroupID", KEY_HEADER.encode()
+_GROUP, _KEY, _EXACT = b"JMSXGroupID", KEY_HEADER.encode(), EXACT.encode()
 
 STANDARD = {
     "destination": "destination",
@@ -25,8 +26,12 @@ STANDARD = {
     "content-type": "content_type",
 }
 """Headers of a frame that belong to the message and not to its user, and what they are called in `record.properties`."""
-_FRAME = {*STANDARD, "ack", "subscription", "message-id", "timestamp", "persistent", "redelivered", "content-length"}
-_FRAME |= {"JMSXGroupID", KEY_HEADER}
+_NOT_OWN = frozenset(
+    {
+        *(*STANDARD, "ack", "subscription", "message-id", "timestamp", "persistent", "redelivered", "content-length"),
+        *("JMSXGroupID", KEY_HEADER, "transformation", "transformation-error"),
+    }
+)
 _NUMBERS = ("priority", "expires")
 
 
@@ -59,7 +64,7 @@ class ActiveMQBatch(Batch):
         return Record(
             body,
             _key(head),
-            tuple((name, value.encode()) for name, value in told.items() if name not in _FRAME),
+            read(head, _NOT_OWN),
             _number(header(head, b"timestamp")),
             told.get("message-id", number),
             self.partition,
@@ -69,6 +74,10 @@ class ActiveMQBatch(Batch):
 
 def _key(head: bytes) -> bytes | None:
     """Classic keeps JMSXGroupID for itself over STOMP, so a letter of ours has it twice."""
+    if _EXACT in head:
+        for name, value in kept(headers(head)):
+            if name == KEY_HEADER:
+                return value
     found = header(head, _GROUP)
     return header(head, _KEY) if found is None else found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +14,13 @@ from connectors import tls
 from worker.errors import ConfigError
 from worker.interface import Connection
 
-_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector")
+_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector", "transformation")
 _ALL = (*_OURS, *tls.OPTIONS)
 
+_DAY = 86_400.0
+_MANY = float(2**31 - 1)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s\[\]:/]+)(?::([0-9]+))?")
+_TRANSFORMATIONS = tuple(f"jms-{kind}{form}" for kind in ("", "map-", "object-") for form in ("json", "xml"))
 PAGED = 200
 """So many unsettled messages of a destination Classic hands out, whatever the prefetch (its policy's maxPageSize)."""
 
@@ -34,10 +40,15 @@ class Login:
     client_id: str | None
     dlq: str
     subscribe: Mapping[str, str]
-    """Headers for SUBSCRIBE: the selector, and anything of `activemq.`"""
+    """Headers for SUBSCRIBE: selector, transformation, and anything of `activemq.`"""
 
     @classmethod
     def of(cls, connection: Connection) -> Login:
+        if connection.path.strip("/"):
+            raise ConfigError(
+                f"connection {connection.name}: {connection.path}: a URL of ActiveMQ has no path: "
+                f'queues are named by the handlers, as in "{connection.name}:{connection.path.strip("/")}"'
+            )
         given = {name: value for name, value in connection.options.items() if value not in ("", None)}
         for name in given:
             if name not in _ALL and not name.startswith("activemq."):
@@ -48,17 +59,18 @@ class Login:
             raise _wrong(connection, "activemq.prefetchSize", "write prefetch=")
         secure = tls.context(connection, given, scheme="activemq+ssl")
         passed = {name: str(value) for name, value in given.items() if name.startswith("activemq.")}
-        if "selector" in given:
-            passed["selector"] = str(given["selector"])
+        if given.get("transformation", "jms-json") not in _TRANSFORMATIONS:  # the broker would end the connection at each message
+            raise _wrong(connection, "transformation", f"there are {', '.join(_TRANSFORMATIONS)}")
+        passed |= {name: str(given[name]) for name in ("selector", "transformation") if name in given}
         return cls(
             connection,
             _hosts(connection, 61614 if secure else 61613),
             secure,
             str(given["server_hostname"]) if "server_hostname" in given else None,
-            _number(connection, given, "heartbeat", 10.0, 0.0),
-            _number(connection, given, "connect_timeout", 10.0, 0.1),
-            int(_number(connection, given, "prefetch", 0, 1)) or None,
-            int(_number(connection, given, "limit", PAGED, 1)),
+            _number(connection, given, "heartbeat", 10.0, 0.0, _DAY),
+            _number(connection, given, "connect_timeout", 10.0, 0.1, _DAY),
+            int(_number(connection, given, "prefetch", 0, 1, _MANY)) or None,
+            int(_number(connection, given, "limit", PAGED, 1, _MANY)),
             str(given["client_id"]) if "client_id" in given else None,
             str(given.get("dlq", "ActiveMQ.DLQ")),
             passed,
@@ -73,24 +85,33 @@ def destination(stream: str) -> str:
 def _hosts(connection: Connection, usual: int) -> tuple[tuple[str, int], ...]:
     found = []
     for one in (part.strip() for part in connection.hosts.split(",")):
-        host, colon, port = ("", "", "") if one.endswith("]") else one.rpartition(":")
-        if not colon:
-            host, port = one, str(usual)
-        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise ConfigError(f"connection {connection.name}: {one}: write activemq://host:{usual}")
-        found.append((host.strip("[]"), int(port)))
+        match = _HOST.fullmatch(one)
+        host, port = match.groups() if match else ("", None)
+        if not _is_name(host) or not 0 < int(port or usual) < 65_536:
+            raise ConfigError(f"connection {connection.name}: {one!r} is no host: write activemq://host:{usual}")
+        found.append((host.strip("[]"), int(port or usual)))
     return tuple(found)
 
 
-def _number(connection: Connection, given: Mapping[str, Any], name: str, default: float, least: float) -> float:
+def _is_name(host: str) -> bool:
+    """What the resolver would not even ask for: an empty or too long label."""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _number(connection: Connection, given: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
     if name not in given:
         return default
     try:
         value = float(given[name])
     except (TypeError, ValueError):
-        raise _wrong(connection, name, f"{given[name]!r} is no number") from None
-    if value < least:
-        raise _wrong(connection, name, f"at least {least:g}")
+        value = math.nan
+    if math.isnan(value):
+        raise _wrong(connection, name, f"{given[name]!r} is no number: write one, as in {name}={default or 100:g}")
+    if not least <= value <= most:
+        raise _wrong(connection, name, f"{given[name]}: at least {least:g} and at most {most:.0f}")
     return value
 
 

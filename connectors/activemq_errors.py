@@ -10,6 +10,10 @@ from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Connection
 
 
+class InUse(Unavailable):
+    """Somebody has our client_id: another worker, or our own connection of before, whose end the broker has not noticed yet."""
+
+
 def unreachable(connection: Connection, host: str, error: BaseException) -> ConnectorError:
     """Why no connection could be opened: `Refused` if asking again will not help."""
     where = f"connection {connection.name}: {host}"
@@ -37,7 +41,7 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
     if kind == "InvalidSelectorException":
         return Refused(f"{where}selector= cannot be read: {message}")
     if "already connected" in message or kind == "InvalidClientIDException":
-        return Refused(
+        return InUse(
             f"{where}a durable subscription has one consumer at a time, and its client_id is in use: {message}; "
             "give each worker its own client_id=, or use a queue"
         )
@@ -45,6 +49,10 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
         return Refused(f"{where}user {connection.username} has no permission: {message}")
     if "frame size" in message.lower() or "max frame" in message.lower() or "data length" in message.lower():
         return Refused(f"{where}larger than the broker takes (wireFormat.maxFrameSize, maxDataLength): {message}")
+    if "maximum header length" in message or "maximum number of headers" in message:
+        return Refused(
+            f"{where}a header longer than 10 KiB, or more than 1000 of them, which the broker does not take: {message}"
+        )
     return Unavailable(f"{where}{message or kind}")
 
 

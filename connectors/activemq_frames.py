@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 Frame = tuple[bytes, bytes]
 """As it came: the command and the header lines; the body."""
 
-_ESCAPES = ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c"))
+_ESCAPES = {b"\\": b"\\\\", b"\r": b"\\r", b"\n": b"\\n", b":": b"\\c"}
+_PLAIN = {escaped: plain for plain, escaped in _ESCAPES.items()}
+_SPECIAL, _ESCAPED = re.compile(rb"[\\\r\n:]"), re.compile(rb"\\.", re.DOTALL)
 _END_OF_HEAD = b"\n\n"
 _CONTENT_LENGTH = b"\ncontent-length:"
+_BEGIN = re.compile(rb"(?:MESSAGE|RECEIPT|ERROR)\n")
+_NEXT_FRAME = re.compile(rb"[\r\n]*" + _BEGIN.pattern)
 
 # As they stand in a head, for `raw`.
 ACK, SUBSCRIPTION, RECEIPT_ID, PERSISTENT = b"\nack:", b"\nsubscription:", b"\nreceipt-id:", b"\npersistent:"
@@ -20,19 +25,30 @@ class Malformed(Exception):
 
 
 class Decoder:
-    """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are."""
+    """Gives the whole frames of a stream of bytes that comes in pieces, in linear time however large they are.
+
+    Texts come without a length, and may hold U+0000. Brokers end each frame with NUL and LF; from one whose first frame did, a
+    text is whole only when the next frame has begun. If `doubtful`, the last one may be whole: ask the broker for a receipt.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        """Bytes without which no frame is whole; -1: a NUL."""
+        """Bytes without which no frame is whole; -1: an end."""
+        self._end = b"\0"
+        self._tail = b""
+        """What came last: an end may be cut in two."""
+        self._first = True
+        self.doubtful = False
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that end in `data`."""
         self._pieces.append(data)
         self._size += len(data)
-        if self._size < self._wanted or (self._wanted < 0 and b"\0" not in data):
+        seam = self._tail + data
+        self._tail = seam[-8:]
+        if self._size < self._wanted or (self._wanted < 0 and not self._ends(seam)):
             return []
         buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
         frames, at = self._take(buffer)
@@ -40,10 +56,13 @@ class Decoder:
         self._pieces, self._size = ([rest], len(rest)) if rest else ([], 0)
         return frames
 
+    def _ends(self, seam: bytes) -> bool:
+        return bool(_BEGIN.search(seam)) if self.doubtful else self._end in seam
+
     def _take(self, buffer: bytes) -> tuple[list[Frame], int]:
         frames: list[Frame] = []
         at, end = 0, len(buffer)
-        self._wanted = 0
+        self._wanted, self.doubtful = 0, False
         while at < end:
             first = buffer[at]
             if first == 10 or first == 13:  # an end of line between frames is a heartbeat
@@ -62,13 +81,25 @@ class Decoder:
                 if buffer[stop]:
                     raise Malformed("a body is longer than its content-length")
             else:
-                stop = buffer.find(b"\0", head + 2)
+                text = len(self._end) > 1 and lines.startswith(b"MESSAGE")
+                stop = self._end_of_text(buffer, head + 2) if text else buffer.find(b"\0", head + 2)
                 if stop < 0:
                     self._wanted = -1
                     break
             frames.append((lines, buffer[head + 2 : stop]))
             at = stop + 1
+            if self._first:
+                self._first = False
+                self._end += b"\n" if buffer.startswith(b"\n", at) else b""
         return frames, at
+
+    def _end_of_text(self, buffer: bytes, at: int) -> int:
+        stop = buffer.find(self._end, at)
+        while stop >= 0 and not _NEXT_FRAME.match(buffer, stop + 2):
+            self.doubtful = True
+            stop = buffer.find(self._end, stop + 1)
+        self.doubtful = self.doubtful and stop < 0
+        return stop
 
 
 def _number(lines: bytes, at: int) -> int:
@@ -123,18 +154,12 @@ def nacks(ids: Iterable[bytes]) -> bytes:
 
 
 def escape(value: bytes) -> bytes:
-    for plain, escaped in _ESCAPES:
-        value = value.replace(plain, escaped)
-    return value
+    return _SPECIAL.sub(lambda found: _ESCAPES[found[0]], value)
 
 
 def unescape(value: bytes) -> bytes:
-    if b"\\" not in value:
-        return value
-    whole = value.replace(b"\\\\", b"\0")  # no header holds a NUL
-    for plain, escaped in _ESCAPES[1:]:
-        whole = whole.replace(escaped, plain)
-    return whole.replace(b"\0", b"\\")
+    """An escape that there is not stays as it is."""
+    return _ESCAPED.sub(lambda found: _PLAIN.get(found[0], found[0]), value) if b"\\" in value else value
 
 
 def _text(value: bytes) -> str:

@@ -36,6 +36,9 @@ _CLOSE = 5.0
 _PATIENCE = 2.0
 """The broker is late with its heartbeats when it was silent for so many of their intervals."""
 
+_PROMPT = encode("BEGIN", {"transaction": "prompt", "receipt": "prompt"}) + encode("ABORT", {"transaction": "prompt"})
+"""What the broker answers without doing anything: behind a text, so that its end is known."""
+
 
 class Link:
     """An open connection. `Unavailable` from any method: it is gone; `Refused`: the broker said no."""
@@ -71,7 +74,7 @@ class Link:
 
     def _connect(self, host: str, port: int, client_id: str | None, beats: bool) -> None:
         self._lost, self._server = None, None
-        self._decoder, self._out = Decoder(), bytearray()
+        self._decoder, self._out, self._prompted = Decoder(), bytearray(), False
         deadline = self._clock() + self._login.connect_timeout
         self._socket = socket.create_connection((host, port), self._login.connect_timeout)
         try:
@@ -189,6 +192,10 @@ class Link:
                 break
         if total:
             self._heard = self._clock()
+            if self._decoder.doubtful and not self._prompted:
+                self._prompted = True
+                self._out += _PROMPT
+                self._flush()
         return total > 0
 
     def _look_at_first(self, data: bytes) -> None:
@@ -205,7 +212,9 @@ class Link:
                 if inbox is not None:
                     inbox.append(frame)
             elif head.startswith(b"RECEIPT"):
-                self.waiting.discard(unescape(raw(head, RECEIPT_ID) or b"").decode())
+                name = unescape(raw(head, RECEIPT_ID) or b"").decode()
+                self.waiting.discard(name)
+                self._prompted = self._prompted and name != "prompt"
             elif head.startswith(b"CONNECTED"):
                 self._server = headers(head)
             elif head.startswith(b"ERROR"):
@@ -234,6 +243,11 @@ class Link:
         name = self.receipt()
         self.write(encode(command, {**headers, "receipt": name}, body))
         self.wait(lambda: name not in self.waiting, timeout)
+
+    def sync(self, timeout: float = _REPLY) -> None:
+        """Returns once the broker has taken everything written before."""
+        self.ask("BEGIN", {"transaction": "sync"}, timeout=timeout)
+        self.ask("ABORT", {"transaction": "sync"}, timeout=timeout)
 
     def wait(self, done: Callable[[], object], timeout: float) -> None:
         deadline = self._clock() + timeout

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from connectors.activemq_batch import STANDARD
-from connectors.activemq_config import Login, destination
+from connectors.activemq_config import Login
 from connectors.activemq_frames import encode
 from connectors.activemq_link import Link
+from connectors.activemq_message import message
 from worker.errors import ConnectorError, PublishError, Refused
-from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
+from worker.interface import DeadLetter, SinkOptions
 
 _WINDOW = 1_000
 _BYTES = 4 << 20
 _IDLE = 5.0
 """Seconds without a publish after which the connection is tried before it is trusted."""
-_KEPT = {name: said for said, name in STANDARD.items() if said not in ("destination", "expires")}
-"""Properties of a record that its letter has, too: not its expiry, which would throw it away."""
-_MEANT = re.compile(
-    r"destination|receipt|persistent|content-length|ack|id|transaction|expires|priority|timestamp|reply-to|correlation-id|type"
-    r"|transformation.*|message-id|redelivered|subscription|selector|(JMS|AMQ_).*"
-)
-"""Names that the broker gives a meaning to: `expires` would throw a letter away after it was confirmed, `timestamp: today` ends
-the connection. A record's own headers of these names travel with `x-` before them."""
 
 
 class ActiveMQSink:
@@ -48,8 +39,7 @@ class ActiveMQSink:
             try:
                 self._link.pump()
                 if self._clock() - self._used > _IDLE:
-                    self._link.ask("BEGIN", {"transaction": "probe"}, timeout=_IDLE)
-                    self._link.ask("ABORT", {"transaction": "probe"}, timeout=_IDLE)
+                    self._link.sync(_IDLE)
                 return self._link
             except ConnectorError:
                 self._disconnect()
@@ -92,22 +82,8 @@ class ActiveMQSink:
         return start
 
     def _frame(self, letter: DeadLetter, receipt: str) -> bytes:
-        record = letter.record
-        body = record.value or b""
-        told = {"destination": destination(self._options.stream), "persistent": "true", "receipt": receipt}
-        told |= {said: str(record.properties[name]) for name, said in _KEPT.items() if name in record.properties}
-        if not (record.properties.get("text") is True and b"\0" not in body):
-            told["content-length"] = str(len(body))
-        for name, value in letter.headers:
-            if name:
-                told[f"x-{name}" if _MEANT.fullmatch(name) else name] = (
-                    "" if value is None else value.decode(errors="backslashreplace")
-                )
-        if record.key is not None:
-            told["JMSXGroupID"] = told[KEY_HEADER] = record.key.decode(errors="backslashreplace")
-        if record.value is None:
-            told[NULL_HEADER] = "value"
-        return encode("SEND", told, body)
+        told = message(letter.record, letter.headers, self._options.stream)
+        return encode("SEND", {**told, "receipt": receipt}, letter.record.value or b"")
 
     @property
     def _where(self) -> str:

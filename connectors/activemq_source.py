@@ -10,13 +10,16 @@ from collections.abc import Callable, Collection, Sequence
 
 from connectors.activemq_batch import ActiveMQBatch
 from connectors.activemq_config import Login
+from connectors.activemq_errors import InUse
 from connectors.activemq_link import Link
 from connectors.activemq_subscription import Subscription
-from worker.errors import ConnectorError, Unavailable
+from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
 log = logging.getLogger("worker.activemq")
 
+_PATIENCE = 30.0
+"""Seconds for the broker to notice the end of a connection with the same client_id: three heartbeats by default."""
 CLASSIC = re.compile(r"ActiveMQ/\d")
 
 
@@ -38,8 +41,21 @@ class ActiveMQSource:
         self._on_revoke: OnRevoke | None = None
         self._subscriptions: dict[Partition, Subscription] = {}
         self._warned = False
+        self._opened = False
+        self._began = math.inf
 
     def open(self, on_revoke: OnRevoke) -> None:
+        self._began = min(self._began, self._clock())
+        try:
+            self._open(on_revoke)
+        except InUse as error:
+            # Not right after a start: the worker before this one may have died with its machine.
+            if not self._opened and self._clock() - self._began >= max(_PATIENCE, 3 * self._login.heartbeat):
+                raise Refused(str(error)) from error
+            raise
+        self._opened = True
+
+    def _open(self, on_revoke: OnRevoke) -> None:
         options, login = self._options, self._login
         self._on_revoke = on_revoke
         durable = any(stream.startswith("topic/") for stream in options.streams)

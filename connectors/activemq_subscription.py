@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from connectors.activemq_acks import Cumulative, Individual, ack_id
 from connectors.activemq_batch import ActiveMQBatch, Message
 from connectors.activemq_config import Login, destination
-from connectors.activemq_frames import PERSISTENT, Frame, headers, nacks, raw
+from connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
 from connectors.activemq_link import Link
+from connectors.activemq_message import message
 from worker.interface import Partition
 
+_WILD = re.compile(r"[*>]")
 _ids = itertools.count(1)
-_NOT_SENT_AGAIN = {
-    *("ack", "subscription", "message-id", "timestamp", "redelivered", "content-length", "expires", "destination"),
-    *("transaction", "receipt", "id", "JMSExpiration", "selector"),
-}
 
 
 class Subscription:
@@ -52,10 +51,16 @@ class Subscription:
             **self._login.subscribe,
         }
         if self.partition.stream.startswith("topic/"):
-            told["activemq.subscriptionName"] = self._name
+            # One of a name for a client: with the group's alone, a second topic would take the first one's place.
+            told["activemq.subscriptionName"] = f"{self._name}.{self.partition.stream.removeprefix('topic/')}"
         link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
-        link.ask("SUBSCRIBE", told)
+        if _WILD.search(self.partition.stream):
+            # With a receipt Classic subscribes for no messages, confirms, and then asks the queue of just this name for more.
+            link.write(encode("SUBSCRIBE", told))
+            link.sync()
+        else:
+            link.ask("SUBSCRIBE", told)
         link.about = ""
 
     def take(self, most: int) -> ActiveMQBatch:
@@ -72,10 +77,9 @@ class Subscription:
         """To the broker's dead letters: persistent messages by a NACK. Others that would lose, so they are sent there."""
         persistent = [one for one in messages if raw(one[1], PERSISTENT) == b"true"]
         others = [one for one in messages if raw(one[1], PERSISTENT) != b"true"]
-        for _, head, body in others:
-            told = {name: value for name, value in headers(head).items() if name not in _NOT_SENT_AGAIN}
-            told |= {"destination": destination(self._login.dlq), "persistent": "true", "content-length": str(len(body))}
-            link.ask("SEND", told | {"originalDestination": destination(self.partition.stream)}, body)
+        for record in ActiveMQBatch(self.partition, others):
+            told = message(record, record.headers, self._login.dlq)
+            link.ask("SEND", {**told, "originalDestination": destination(self.partition.stream)}, record.value or b"")
         link.write(nacks(map(ack_id, persistent)) + self._acks.skip(persistent))
         if others:
             link.write(self._acks.settle(others))

@@ -19,6 +19,7 @@ import trustme
 
 from connectors import activemq as connector
 from connectors.activemq_sink import ActiveMQSink
+from connectors.activemq_source import ActiveMQSource
 from tests.contract import Member, gather, letter, numbers, values
 from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
@@ -195,8 +196,46 @@ def test_a_durable_topic_keeps_what_comes_meanwhile(activemq: ActiveMQContainer,
     again = join(topic, group=group)
     again.receive(3)
     assert values(again.got) == [b"3", b"4", b"meanwhile"]
+
+
+def test_a_client_id_in_use_is_refused_only_to_a_worker_that_never_had_it(
+    activemq: ActiveMQContainer, members: list[Member]
+) -> None:
+    """It may be in use by our own connection of before, whose end the broker has not noticed."""
+    topic = "topic/" + activemq.queue()
+    options = SourceOptions(connect(activemq), (topic,), "group-" + topic[6:])
+    later = 0.0
+    one, other = (Member(ActiveMQSource(options, clock=lambda: time.monotonic() + later)) for _ in range(2))
+    members += one, other
+    one.open()
+    with pytest.raises(Unavailable, match="one consumer at a time, and its client_id is in use"):
+        other.open()
+    one.source.close()
+    other.open()
+    later = 60.0
+    with pytest.raises(Unavailable):
+        one.open()
+    stranger = Member(ActiveMQSource(options, clock=lambda: time.monotonic() + later))
+    members.append(stranger)
+    with pytest.raises(Unavailable):
+        stranger.open()
+    later = 91.0
     with pytest.raises(Refused, match="one consumer at a time, and its client_id is in use"):
-        join(topic, group=group)
+        stranger.open()
+    other.source.close()
+    one.open_again()
+
+
+def test_two_durable_topics_of_one_handler(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    topics = ["topic/" + activemq.queue(), "topic/" + activemq.queue()]
+    group = "group-" + topics[0][6:]
+    member = join(*topics, group=group)
+    member.source.close()
+    for topic in topics:
+        activemq.produce(topic, [b"meanwhile"])
+    member.open()
+    member.receive(2)
+    assert {record.partition.stream for record in member.got} == set(topics)
 
 
 def test_a_selector(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
@@ -225,7 +264,37 @@ def test_several_queues_of_one_source(activemq: ActiveMQContainer, join: Callabl
         member.source.commit([mine])
 
 
+def test_a_wildcard_gets_at_once_what_was_there(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    name = activemq.queue()
+    for number in range(5):
+        activemq.produce(f"{name}.{number}", [b"%d" % number])
+    member = join(f"{name}.>")
+    began = time.monotonic()
+    member.receive(5)
+    assert time.monotonic() - began < 10  # every 30 s the broker looks for itself
+    assert {(one.value, one.properties["destination"]) for one in member.got} == {
+        (b"%d" % number, f"/queue/{name}.{number}") for number in range(5)
+    }
+    member.source.commit(member.batches)
+    member.source.close()
+    member.open()
+    member.nothing_more()
+
+
 # Messages
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_a_text_alone_comes_at_once(activemq: ActiveMQContainer, join: Callable[..., Member], size: int) -> None:
+    """It has no length, and its end is known only by what comes behind it."""
+    queue = activemq.queue()
+    member = join(queue)
+    for _ in range(3):
+        with activemq.session() as client:
+            client.send("SEND", {"destination": "/queue/" + queue}, b"x" * size)
+            client.sync()
+        member.receive(1)
+    assert values(member.got) == [b"x" * size] * 3
 
 
 def test_everything_of_a_message_can_be_seen_and_kept(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
@@ -256,6 +325,22 @@ def test_everything_of_a_message_can_be_seen_and_kept(activemq: ActiveMQContaine
     assert kept_text.properties.get("expires", "0") == "0"
 
 
+def test_a_letter_survives_with_any_key_and_headers(activemq: ActiveMQContainer, join: Callable[..., Member]) -> None:
+    """What the broker would act on, refuse or change comes back as it was: the letters of other brokers' records have it."""
+    dead = activemq.queue()
+    meant = ("expires", "timestamp", "persistent", "priority", "transaction", "reply-to", "JMSXGroupSeq", "AMQ_SCHEDULED_CRON")
+    own: list[tuple[str, bytes | None]] = [(name, b"odd") for name in (*meant, "amq-msg-type", "JMSXDeliveryCount", "browser")]
+    own += [("binary", b"\xff\x00"), ("null", None), ("", b"nameless"), ("twice", b"1"), ("twice", b"2"), ("o:d d\n", b" \r ")]
+    one = Record(b"v", b"\xffkey", own, None, 1, Partition("q", 0))
+    with sink(connect(activemq), dead) as opened:
+        opened.publish([letter(one)])
+    member = join(dead)
+    member.receive(1)
+    [found] = member.got
+    assert (found.value, found.key) == (b"v", b"\xffkey")
+    assert sorted(found.headers, key=repr) == sorted(own, key=repr)
+
+
 @pytest.mark.parametrize("size", [5_000_000, 60_000_000])
 def test_large_messages(activemq: ActiveMQContainer, join: Callable[..., Member], size: int) -> None:
     queue, dead = activemq.queue(), activemq.queue()
@@ -281,7 +366,7 @@ def test_the_brokers_own_dead_letters(activemq: ActiveMQContainer, join: Callabl
     queue = activemq.queue()
     prefix = queue.encode() + b" "
     activemq.produce(queue, [prefix + b"%d" % number for number in range(6)])
-    activemq.produce(queue, [prefix + b"6"], persistent=False)
+    activemq.produce(queue, [prefix + b"6"], persistent=False, key=b"k", AMQ_SCHEDULED_DELAY="1", priority="7")
     member = join(queue, ordered=ordered)
     batch = gather(member.receive(7))
     member.source.commit([batch.pick([0])])
@@ -293,6 +378,9 @@ def test_the_brokers_own_dead_letters(activemq: ActiveMQContainer, join: Callabl
     found = [one for one in activemq.read("ActiveMQ.DLQ") if one.value and one.value.startswith(prefix)]
     assert sorted(map(str, values(found))) == sorted(str(prefix + number) for number in (b"1", b"3", b"6"))
     assert all(one.properties["persistent"] == "true" for one in found)
+    [sent] = [one for one in found if one.value == prefix + b"6"]
+    assert (sent.key, sent.properties["priority"], sent.properties["x-AMQ_SCHEDULED_DELAY"]) == (b"k", "7", "1")
+    assert "AMQ_SCHEDULED_DELAY" not in sent.properties
 
 
 def test_many_letters_are_confirmed_together(activemq: ActiveMQContainer) -> None:
@@ -309,6 +397,21 @@ def test_a_letter_larger_than_the_broker_takes(activemq: ActiveMQContainer) -> N
     with sink(connect(activemq), dead) as opened:
         with pytest.raises(PublishError, match="larger than the broker takes") as raised:
             opened.publish([letter(record(b"x" * 105_000_000))])
+        assert raised.value.permanent
+        opened.publish([letter(record(b"small"))])
+    assert values(activemq.read(dead)) == [b"small"]
+
+
+@pytest.mark.parametrize(
+    "own", [[("long", b"x" * 11_000)], [(f"h{number}", b"1") for number in range(1_100)]], ids=["long", "many"]
+)
+def test_a_letter_with_headers_that_the_broker_does_not_take(
+    activemq: ActiveMQContainer, own: list[tuple[str, bytes | None]]
+) -> None:
+    dead = activemq.queue()
+    with sink(connect(activemq), dead) as opened:
+        with pytest.raises(PublishError, match="a header longer than 10 KiB, or more than 1000") as raised:
+            opened.publish([letter(record(), own)])
         assert raised.value.permanent
         opened.publish([letter(record(b"small"))])
     assert values(activemq.read(dead)) == [b"small"]
