@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from worker.settings import HandlerSettings
 
 Function = TypeVar("Function", bound=Callable[..., None])
+ERASE = "\r\x1b[K"
+"""Begins a line anew, on a terminal: what was longer would show behind it."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -232,10 +234,10 @@ def _counted(letters: Iterator[Letter]) -> Iterator[Letter]:
     for count, letter in enumerate(letters, 1):
         if terminal and time.monotonic() - last >= 0.5:
             last = time.monotonic()
-            click.echo(f"\r{count:,} looked at", nl=False, err=True)
+            click.echo(f"{ERASE}{count:,} looked at", nl=False, err=True)
         yield letter
     if terminal and count:
-        click.echo("\r", nl=False, err=True)
+        click.echo(ERASE, nl=False, err=True)
 
 
 class _Progress:
@@ -248,7 +250,7 @@ class _Progress:
     def __call__(self, moved: Moved) -> None:
         if self._terminal and time.monotonic() - self._last >= 0.5:
             self._last = time.monotonic()
-            click.echo(f"\r{moved.count:,} done, {moved.put_back:,} left", nl=False, err=True)
+            click.echo(f"{ERASE}{moved.count:,} done, {moved.put_back:,} left", nl=False, err=True)
 
 
 def _tell_moved(action: str, moved: Moved, as_json: bool) -> None:
@@ -256,7 +258,7 @@ def _tell_moved(action: str, moved: Moved, as_json: bool) -> None:
         click.echo(json.dumps(vars(moved)))
         return
     if sys.stderr.isatty():
-        click.echo("\r", nl=False, err=True)
+        click.echo(ERASE, nl=False, err=True)
     for stream, count in moved.redriven.items():
         click.echo(f"{count:,} redriven to {stream}")
     if action == "discard":
