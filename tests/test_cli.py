@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from worker import cli_dead_letters
+from worker import shown
 from worker.deadletter import HEADERS
 from worker.interface import Partition, Record
 from worker.letters import Letter, Overview, Selection
@@ -124,11 +124,11 @@ def test_since_ever(tmp_path: Path) -> None:
 def test_a_letter_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     headers = [(name, b"\x1b[2J") for name in (*HEADERS, "own\x1b[2J") if name not in ("dead_letter_time",)]
     one = Letter(Record(b"\x1b[2J", b"\x1b[2J", tuple(headers), None, 1, Partition("dead", 0)))
-    cli_dead_letters._tell_letter(one, False)
+    shown.tell_letter(one, False)
     overview = Overview.of([one, Letter(Record(b"", b"", (), None, 2, Partition("dead", 0)))], Selection("\x1b[2J"))
     settings = SimpleNamespace(dead_letter=("kafka", "dead"), label="shop.charge")
-    cli_dead_letters._tell_overview(settings, overview, False)  # type: ignore[arg-type]
-    cli_dead_letters._tell_moved("redrive", Moved(strange=Counter({"\x1b[2J": 1}), refused=1, reason="\x1b[2J"), False)
+    shown.tell_overview(settings, overview, False)  # type: ignore[arg-type]
+    shown.tell_moved("redrive", Moved(strange=Counter({"\x1b[2J": 1}), refused=1, reason="\x1b[2J"), False)
     told = capsys.readouterr().out
     assert "2J" in told and "\x1b" not in told
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -21,15 +18,14 @@ import click
 
 from worker.errors import ConfigError, WorkerError
 from worker.loading import fail, load
+from worker.shown import Progress, counted, tell_letter, tell_moved, tell_overview
 
 if TYPE_CHECKING:
-    from worker.letters import Letter, Overview, Selection
-    from worker.redrive import Moved, Pass
+    from worker.letters import Selection
+    from worker.redrive import Pass
     from worker.settings import HandlerSettings
 
 Function = TypeVar("Function", bound=Callable[..., None])
-ERASE = "\r\x1b[K"
-"""Begins a line anew, on a terminal: what was longer would show behind it."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -106,7 +102,7 @@ def show_all(app: str, handler: str, as_json: bool, **told: Any) -> None:
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        _tell_overview(settings, Overview.of(_counted(browse(settings)), selection), as_json)
+        tell_overview(settings, Overview.of(counted(browse(settings)), selection), as_json)
 
 
 @dead_letters.command(
@@ -123,7 +119,7 @@ def show_some(app: str, handler: str, as_json: bool, limit: int, **told: Any) ->
         shown = 0
         for letter in browse(settings):
             if selection.takes(letter):
-                _tell_letter(letter, as_json)
+                tell_letter(letter, as_json)
                 shown += 1
                 if shown == limit:
                     break
@@ -169,18 +165,18 @@ def _move(
         settings, selection = _settings(app, handler, told)
         if not (yes or dry_run or sys.stdin.isatty()):
             raise ConfigError(f"nobody is here to ask whether to {action}: add --yes, or --dry-run to see what it would be")
-        made = Pass(settings, selection, action, limit=limit, rate=rate, redrives=again, progress=_Progress())
+        made = Pass(settings, selection, action, limit=limit, rate=rate, redrives=again, progress=Progress())
         if dry_run or not yes:
-            found = islice((letter for letter in _counted(browse(settings)) if made.fate(letter) == "meant"), limit)
+            found = islice((letter for letter in counted(browse(settings)) if made.fate(letter) == "meant"), limit)
             overview = Overview.of(found, selection)
         if dry_run:
-            _tell_overview(settings, overview, as_json)
+            tell_overview(settings, overview, as_json)
             return
         if not yes:
             _confirm(action, settings, selection, overview.letters)
         with _stopping(made):
             moved = made.run()
-    _tell_moved(action, moved, as_json)
+    tell_moved(action, moved, as_json)
     sys.exit(4 if moved.refused else 1 if moved.stopped or moved.unseen else 0)
 
 
@@ -226,127 +222,3 @@ def _confirm(action: str, settings: HandlerSettings, selection: Selection, count
     connection, stream = settings.dead_letter
     where = f" to {', '.join(settings.streams)} of {settings.connection}" if action == "redrive" else ""
     click.confirm(f"{action.capitalize()} {count:,} of {selection}, from {stream} of {connection}{where}?", abort=True, err=True)
-
-
-def _counted(letters: Iterator[Letter]) -> Iterator[Letter]:
-    """With a line that is written over, on a terminal only."""
-    terminal, last, count = sys.stderr.isatty(), time.monotonic(), 0
-    for count, letter in enumerate(letters, 1):
-        if terminal and time.monotonic() - last >= 0.5:
-            last = time.monotonic()
-            click.echo(f"{ERASE}{count:,} looked at", nl=False, err=True)
-        yield letter
-    if terminal and count:
-        click.echo(ERASE, nl=False, err=True)
-
-
-class _Progress:
-    """A line that is written over, on a terminal only."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, moved: Moved) -> None:
-        if self._terminal and time.monotonic() - self._last >= 0.5:
-            self._last = time.monotonic()
-            click.echo(f"{ERASE}{moved.count:,} done, {moved.put_back:,} left", nl=False, err=True)
-
-
-def _tell_moved(action: str, moved: Moved, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(vars(moved)))
-        return
-    if sys.stderr.isatty():
-        click.echo(ERASE, nl=False, err=True)
-    for stream, count in moved.redriven.items():
-        click.echo(f"{count:,} redriven to {stream}")
-    if action == "discard":
-        click.echo(f"{moved.discarded:,} discarded")
-    elif not moved.redriven:
-        click.echo("0 redriven")
-    if moved.exhausted:
-        click.secho(f"{moved.exhausted:,} left: redriven too often already; --again allows more", fg="yellow")
-    for stream, count in moved.strange.items():
-        click.secho(f"{count:,} left: the handler does not read {_plain(stream) or 'the stream they do not name'}", fg="yellow")
-    if moved.refused:
-        click.secho(f"{moved.refused:,} left: the broker does not take them: {_plain(moved.reason)}", fg="red")
-    if moved.unseen:
-        click.secho(f"the broker has {moved.unseen:,} more and did not send them: run it again for the rest", fg="yellow")
-    if moved.stopped:
-        click.secho("stopped before the end: run it again for the rest", fg="yellow")
-
-
-def _tell_overview(settings: HandlerSettings, overview: Overview, as_json: bool) -> None:
-    groups = overview.sorted()
-    if as_json:
-        told = [asdict(group) for group in groups]
-        click.echo(json.dumps({"letters": overview.letters, "groups": told, "others": overview.others}))
-        return
-    assert isinstance(settings.dead_letter, tuple)
-    connection, stream = settings.dead_letter
-    click.echo(f"{stream} of {connection}: {overview.letters:,} letters of {settings.label}")
-    if groups:
-        header = ["letters", "error", "stream", "partition", "first", "last", "redriven"]
-        rows = [
-            [f"{g.letters:,}", *map(_plain, (g.error, g.stream, g.partition)), _moment(g.first), _moment(g.last), str(g.redriven)]
-            for g in groups
-        ]
-        _table([header, *rows])
-    for name, count in overview.others.most_common():
-        click.echo(f"and {count:,} " + (f"of {_plain(name)}" if name else "records that are no letters of a worker"))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if n == 0 else cell.ljust(width) for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
-
-
-def _moment(milliseconds: int | None) -> str:
-    if milliseconds is None:
-        return "-"
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000).isoformat(sep=" ", timespec="seconds")
-    except (OverflowError, ValueError, OSError):
-        return str(milliseconds)
-
-
-def _tell_letter(letter: Letter, as_json: bool) -> None:
-    record = letter.original()
-    where = letter.partition
-    if as_json:
-        told = {"stream": where.stream, "partition": where.id, "id": letter.id, "time": letter.time, "error": letter.error}
-        told |= {"message": letter.message, "attempts": letter.attempts, "handler": letter.handler, "redrives": letter.redrives}
-        told |= {"timestamp": record.timestamp, "key": _coded(record.key), "value": _coded(record.value)}
-        click.echo(json.dumps(told | {"headers": [[name, _coded(value)] for name, value in record.headers]}))
-        return
-    click.secho(_plain(f"{where.stream}[{where.id}] {letter.id}"), bold=True)
-    click.echo(f"  given up {_moment(letter.time)} after {letter.attempts} tries, redriven {letter.redrives} times")
-    click.secho(_plain(f"  {letter.error}: {letter.message}"), fg="red")
-    click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
-    for name, value in record.headers:
-        click.echo(f"  {_plain(name)}: {_text(value)}")
-    click.echo(_text(record.value))
-
-
-def _coded(value: bytes | None) -> Any:
-    """Text as it is, anything else as {"base64": ...}."""
-    if value is None:
-        return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
-
-
-def _text(value: bytes | None) -> str:
-    return "none" if value is None else _plain(value.decode(errors="backslashreplace"))
-
-
-def _plain(text: str) -> str:
-    """For people: nothing in it may move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
