@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from connectors import kafka, kafka_browse
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
-from worker.errors import ConfigError, ConnectorError
-from worker.interface import Batch, Connection, OnRevoke, SinkOptions, SourceOptions
+from worker.errors import ConfigError, ConnectorError, PublishError, Unavailable
+from worker.interface import Batch, Connection, DeadLetter, OnRevoke, SinkOptions, SourceOptions
 
 _PORTS = {"iam": 9098, "scram": 9096, "tls": 9094, "none": 9092}
 _PUBLIC = 100
@@ -126,6 +126,13 @@ class MskSink(KafkaSink):
             super().open()
         except ConnectorError as error:
             raise self._login.explain(error) from error
+
+    def publish(self, letters: Sequence[DeadLetter]) -> None:
+        try:
+            super().publish(letters)
+        except PublishError as error:
+            told = self._login.explain(Unavailable(str(error)))
+            raise PublishError(str(told), permanent=error.permanent) from error
 
 
 def login_of(connection: Connection, environ: Mapping[str, str]) -> Login:

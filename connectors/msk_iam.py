@@ -20,6 +20,8 @@ from worker.errors import ConnectorError, Refused, Unavailable
 
 _SESSION = "stream-worker"
 """The name of an assumed role's session. Always the same: brokers refuse to re-authenticate a connection as somebody else."""
+_DENIED = ("AccessDenied", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "ValidationError")
+"""What AWS says when asking again will not help; else it is busy, or throttles us."""
 _LASTING = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
 
 
@@ -97,5 +99,6 @@ class Tokens:
             return Refused(f"{self._where}no AWS credentials found: {told}")
         if isinstance(error, ClientError):
             said, role = error.response.get("Error", {}), self._options.get("role_arn", "this")
-            return Refused(f"{self._where}AWS refuses {role}: {said.get('Code')}: {said.get('Message')}")
+            kind = Refused if str(said.get("Code")).startswith(_DENIED) else Unavailable
+            return kind(f"{self._where}AWS refuses {role}: {said.get('Code')}: {said.get('Message')}")
         return (Refused if isinstance(error, _LASTING) else Unavailable)(f"{self._where}no token: {error}")

@@ -197,14 +197,14 @@ class Channel:
     def _on_close(self, _: pika.channel.Channel, error: BaseException) -> None:
         self.closed = error
 
-    def ask(self, method: Callable[..., object], **arguments: Any) -> Any:
+    def ask(self, method: Callable[..., object], within: float = _REPLY, **arguments: Any) -> Any:
         """Calls one of pika's methods that is answered; returns the answer. Raises what the broker closes the channel with."""
         answers: list[Any] = []
         try:
             method(callback=answers.append, **arguments)
         except (pika.exceptions.AMQPError, ValueError) as error:
             raise ChannelClosed(self.closed or error) from error
-        self._link.wait(lambda: answers or self.closed)
+        self._link.wait(lambda: answers or self.closed, within)
         if not answers:
             assert self.closed is not None
             raise ChannelClosed(self.closed)

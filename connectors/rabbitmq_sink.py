@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pika import spec
+from pika import exceptions, spec
 
 from connectors import rabbitmq_errors
 from connectors.rabbitmq_batch import flat
@@ -15,12 +16,18 @@ from connectors.rabbitmq_config import Login
 from connectors.rabbitmq_frames import publish
 from connectors.rabbitmq_link import Channel, ChannelClosed, Link
 from connectors.rabbitmq_queue import ensure
-from worker.errors import PublishError, Unavailable
+from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
 
 _WINDOW = 1_000
 """Letters on their way at once."""
 _BYTES = 4 << 20
+_IDLE = 5.0
+"""Seconds without a publish after which the connection is tried before it is trusted; and how long it has to answer."""
+_SILENT = 15.0
+"""Seconds without a confirmation after which the connection is thought dead, unless the broker says that it blocks us."""
+_ROUTING = ("CC", "BCC")
+"""By headers of these names the broker routes copies to other queues: a letter has them with `x-` before them."""
 _KEPT = ("content_type", "content_encoding", "priority", "correlation_id", "reply_to", "message_id", "type", "app_id")
 """Properties of a record that its letter has, too. Not its expiration, which would throw it away, nor the user who wrote it,
 as the broker takes only our own."""
@@ -48,8 +55,7 @@ class _Confirms:
 
 
 class RabbitMQSink:
-    """One connection, made anew when it is lost. It has no thread, so it has no heartbeat either: a broken one is noticed by
-    the next publish."""
+    """One connection, made anew when it is lost. It has no thread, so no heartbeat either: it is tried when it was idle."""
 
     def __init__(self, options: SinkOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
@@ -59,6 +65,7 @@ class RabbitMQSink:
         self._link: Link | None = None
         self._confirms: _Confirms | None = None
         self._blocked: str | None = None
+        self._used = clock()
 
     def open(self) -> None:
         with self._lock:
@@ -68,8 +75,11 @@ class RabbitMQSink:
         if self._link is not None and self._confirms is not None and self._confirms.channel.closed is None:
             try:
                 self._link.pump()
+                if self._clock() - self._used > _IDLE and self._blocked is None:
+                    channel = self._confirms.channel
+                    channel.ask(channel.pika.basic_qos, within=_IDLE, prefetch_count=0)
                 return self._link, self._confirms
-            except Unavailable:
+            except (Unavailable, ChannelClosed):
                 pass
         self._disconnect()
         self._link = link = Link(self._login, self._clock)
@@ -94,29 +104,37 @@ class RabbitMQSink:
             try:
                 link, confirms = self._connected()
                 self._publish(link, confirms, letters)
+                self._used = self._clock()
             except ChannelClosed as error:
                 raise self._closed(error.reason) from error
+            except Refused as error:  # it was there when the worker began, so it may come back
+                self._disconnect()
+                raise PublishError(str(error)) from error
             except BaseException:
                 self._disconnect()  # what is still on its way there must not be counted among the next ones
                 raise
 
     def _publish(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter]) -> None:
-        deadline = self._clock() + self._options.timeout
+        begun = heard = self._clock()
         confirms.nacked, confirms.returned = 0, None
-        start = 0
+        start, left = 0, len(letters)
         while start < len(letters) or confirms.open:
             while start < len(letters) and len(confirms.open) < _WINDOW:
                 start = self._send(link, confirms, letters, start)
             link.pump(0.05)
             if confirms.channel.closed is not None:
                 raise ChannelClosed(confirms.channel.closed)
-            if self._clock() >= deadline:
-                why = f": the broker blocks publishers ({self._blocked})" if self._blocked else ""
-                raise PublishError(f"{self._where}: {len(confirms.open)} not confirmed in {self._options.timeout:g} s{why}")
+            if (now := len(letters) - start + len(confirms.open)) < left or self._blocked:
+                left, heard = now, self._clock()
+            if self._clock() - begun >= self._options.timeout or self._clock() - heard >= _SILENT:
+                raise PublishError(f"{self._where}: {left} not confirmed in {self._clock() - begun:.0f} s{self._why()}")
         if confirms.returned is not None:
             raise PublishError(f"{self._where}: no queue takes it: {confirms.returned}")
         if confirms.nacked:
             raise PublishError(f"{self._where}: the broker refused {confirms.nacked} (is the queue full?)")
+
+    def _why(self) -> str:
+        return f": the broker blocks publishers ({self._blocked})" if self._blocked else ""
 
     def _send(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter], start: int) -> int:
         """Writes some of the letters at once, no more than 4 MiB; returns the index of the next one."""
@@ -126,8 +144,12 @@ class RabbitMQSink:
             size += len(letters[stop].record.value or b"")
             stop += 1
         messages = [(self._properties(letter), letter.record.value or b"") for letter in letters[start:stop]]
-        channel = confirms.channel.number
-        link.write(publish(channel, self._options.stream, messages, link.connection._body_max_length))
+        try:
+            frames = publish(confirms.channel.number, self._options.stream, messages, link.connection._body_max_length)
+        except (exceptions.AMQPError, struct.error, ValueError, TypeError) as error:
+            told = f"a letter's headers or properties are none that AMQP has (a name of more than 255 bytes?): {error!r}"
+            raise PublishError(f"{self._where}: {told}", permanent=True) from error
+        link.write(frames)
         confirms.open.update(range(confirms.published + 1, confirms.published + 1 + len(messages)))
         confirms.published += len(messages)
         return stop
@@ -137,7 +159,8 @@ class RabbitMQSink:
         typed = record.properties.get("headers", {})
         headers: dict[str, Any] = {}
         for name, value in letter.headers:
-            headers[name] = typed[name] if name in typed and flat(typed[name]) == value else _text(value)
+            shown = f"x-{name}" if name in _ROUTING else name
+            headers[shown] = typed[name] if name in typed and flat(typed[name]) == value else _text(value)
         if record.key is not None and record.key != self._options.stream.encode():
             headers[KEY_HEADER] = _text(record.key)
         if record.value is None:
@@ -145,7 +168,7 @@ class RabbitMQSink:
         kept = {
             name: record.properties[name] for name in _KEPT if name in record.properties and "routing_key" in record.properties
         }
-        seconds = None if record.timestamp is None else record.timestamp // 1000
+        seconds = None if record.timestamp is None or record.timestamp < 0 else record.timestamp // 1000
         return spec.BasicProperties(headers=headers, delivery_mode=2, timestamp=seconds, **kept)
 
     @property

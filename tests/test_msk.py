@@ -15,9 +15,10 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError
 
 from connectors import msk as connector
+from connectors.kafka_sink import KafkaSink
 from connectors.msk import login_of
 from connectors.msk_iam import Tokens
-from worker.errors import ConfigError, ConnectorError, Refused, Unavailable
+from worker.errors import ConfigError, ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import Connection, SinkOptions, SourceOptions
 
 B1 = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
@@ -188,18 +189,31 @@ def test_a_profile_that_does_not_exist() -> None:
     assert isinstance(error, Refused) and "nobody" in str(error)
 
 
-def test_a_role_that_may_not_be_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("AccessDenied", Refused), ("SignatureDoesNotMatch", Refused), ("Throttling", Unavailable)],
+)
+def test_a_role_that_is_not_assumed(monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]) -> None:
     def refuse(self: Any) -> None:
-        raise ClientError(
-            {"Error": {"Code": "AccessDenied", "Message": "not authorized to perform: sts:AssumeRole"}}, "AssumeRole"
-        )
+        raise ClientError({"Error": {"Code": code, "Message": "not today"}}, "AssumeRole")
 
     from botocore.credentials import AssumeRoleCredentialFetcher
 
     monkeypatch.setattr(AssumeRoleCredentialFetcher, "_get_credentials", refuse)
     error = failure(tokens(**KEY, role_arn="arn:aws:iam::1:role/reader"))
-    assert isinstance(error, Refused)
-    assert "AWS refuses arn:aws:iam::1:role/reader: AccessDenied: not authorized to perform: sts:AssumeRole" in str(error)
+    assert type(error) is kind
+    assert f"AWS refuses arn:aws:iam::1:role/reader: {code}: not today" in str(error)
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_letter_that_is_denied_is_explained_like_a_record(monkeypatch: pytest.MonkeyPatch, permanent: bool) -> None:
+    def denied(self: Any, letters: Any) -> None:
+        raise PublishError("kafka: cannot log in (SASL authentication error: Access denied)", permanent=permanent)
+
+    monkeypatch.setattr(KafkaSink, "publish", denied)
+    with pytest.raises(PublishError, match="its policy must allow kafka-cluster:Connect") as raised:
+        connector.sink(SinkOptions(connect(B1, **KEY), "dead")).publish([])
+    assert raised.value.permanent is permanent
 
 
 def test_an_assumed_role_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -521,6 +521,74 @@ def test_a_sink_reconnects(rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyCont
     assert {b"0", b"2", b"4"} <= set(values(rabbitmq.read(dead)))
 
 
+def test_an_idle_connection_that_died_costs_little(
+    rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall forgot it: nothing is answered, and nobody says so."""
+    monkeypatch.setattr("connectors.rabbitmq_sink._IDLE", 0.5)
+    dead = rabbitmq.queue()
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    with sink(connect(rabbitmq, proxy.address, stack_timeout=1), dead, timeout=60) as opened:
+        opened.publish([letter(record(b"0"))])
+        proxy.silence()
+        time.sleep(0.6)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):  # nor is the next one
+            opened.publish([letter(record(b"1"))])
+        assert time.monotonic() - began < 30
+        proxy.restore()
+        opened.publish([letter(record(b"2"))])
+    assert values(rabbitmq.read(dead)) == [b"0", b"2"]
+
+
+def test_a_connection_that_dies_under_a_publish_costs_no_minute(
+    rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.rabbitmq_sink._SILENT", 1.0)
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    with sink(connect(rabbitmq, proxy.address), rabbitmq.queue(), timeout=60) as opened:
+        opened.publish([letter(record(b"0"))])
+        proxy.silence()
+        with pytest.raises(PublishError, match="1 not confirmed in 1 s") as raised:
+            opened.publish([letter(record(b"1"))])
+        assert not raised.value.permanent
+        proxy.restore()
+
+
+def test_a_queue_of_letters_that_is_gone_after_a_reconnect(rabbitmq: RabbitMQContainer) -> None:
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.open()
+        opened._disconnect()
+        with rabbitmq.channel() as channel:
+            channel.queue_delete(dead)
+        with pytest.raises(PublishError, match="does not exist") as raised:
+            opened.publish([letter(record())])
+        assert not raised.value.permanent, "it may come back"
+
+
+def test_a_letter_is_copied_to_no_other_queue(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue, dead, other = rabbitmq.queue(), rabbitmq.queue(), rabbitmq.queue()
+    rabbitmq.produce(queue, [b"1"], headers=[("CC", [other])])  # type: ignore[list-item]
+    member = join(queue)
+    member.receive(1)
+    with sink(connect(rabbitmq), dead) as opened:
+        opened.publish([letter(member.got[0])])
+    assert rabbitmq.depth(other) == 0
+    assert "x-CC" in dict(rabbitmq.read(dead)[0].headers)
+
+
+def test_a_letter_that_is_no_message(rabbitmq: RabbitMQContainer) -> None:
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        one = letter(record())
+        with pytest.raises(PublishError, match="more than 255 bytes") as raised:
+            opened.publish([one._replace(headers=[("h" * 256, b"1")])])
+        assert raised.value.permanent
+        opened.publish([letter(record()._replace(timestamp=-1_000))])
+    assert len(rabbitmq.read(dead)) == 1
+
+
 # Connections
 
 
