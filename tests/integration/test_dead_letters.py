@@ -18,9 +18,13 @@ import pytest
 
 from connectors import rabbitmq as rabbitmq_connector
 from tests.waiting import until
+from worker import App
 from worker.deadletter import letter
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
+from worker.letters import Selection
 from worker.plugins import connector
+from worker.redrive import Pass
+from worker.settings import load
 from worker.testing import KafkaContainer, RabbitMQContainer
 from worker.work import GivenUp
 
@@ -209,6 +213,23 @@ def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
         assert sorted(record.value or b"" for record in found) == [b"0", b"1", b"2", b"3", b"4"]
         assert {record.headers for record in found} == {(("who", b"me"),)}
         until(lambda: rabbitmq.depth(queue) == 5)
+
+
+def test_many_small_passes_lose_nothing(rabbitmq: RabbitMQContainer, tmp_path: Path) -> None:
+    """What a pass fetched beyond its limit comes back, which a quorum queue bears 20 times."""
+    shop = Shop(rabbitmq, tmp_path)
+    shop.dead = rabbitmq.queue("worn", x_delivery_limit=20)
+    shop.give_up(60)
+    app = App("shop", connections={"b": rabbitmq.url})
+
+    @app.handler(f"b:{shop.stream}", dead_letter=f"b:{shop.dead}")
+    def charge(values: list[bytes]) -> None: ...
+
+    settings = load(app, environ={}).handlers["charge"]
+    for _ in range(28):
+        assert Pass(settings, Selection("shop.charge"), "redrive", limit=2).run().count == 2
+    assert len({record.value for record in shop.read(shop.stream)}) == 56
+    until(lambda: rabbitmq.depth(shop.dead) == 4)
 
 
 def test_killed_at_random(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
