@@ -12,6 +12,9 @@ _ESCAPES = {b"\\": b"\\\\", b"\r": b"\\r", b"\n": b"\\n", b":": b"\\c"}
 _PLAIN = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _SPECIAL, _ESCAPED = re.compile(rb"[\\\r\n:]"), re.compile(rb"\\.", re.DOTALL)
 _END_OF_HEAD = b"\n\n"
+_END_OF_FRAME = b"\0\n"
+_M = ord("M")
+"""Of MESSAGE, and of no other frame that a broker sends."""
 _CONTENT_LENGTH = b"\ncontent-length:"
 _BEGIN = re.compile(rb"(?:MESSAGE|RECEIPT|ERROR)\n")
 _NEXT_FRAME = re.compile(rb"[\r\n]*" + _BEGIN.pattern)
@@ -81,8 +84,10 @@ class Decoder:
                 if buffer[stop]:
                     raise Malformed("a body is longer than its content-length")
             else:
-                text = len(self._end) > 1 and lines.startswith(b"MESSAGE")
-                stop = self._end_of_text(buffer, head + 2) if text else buffer.find(b"\0", head + 2)
+                text = first == _M and self._end is _END_OF_FRAME
+                stop = buffer.find(_END_OF_FRAME if text else b"\0", head + 2)
+                if text and not buffer.startswith(b"MESSAGE\n", stop + 2):
+                    stop = self._end_of_text(buffer, stop)
                 if stop < 0:
                     self._wanted = -1
                     break
@@ -90,11 +95,11 @@ class Decoder:
             at = stop + 1
             if self._first:
                 self._first = False
-                self._end += b"\n" if buffer.startswith(b"\n", at) else b""
+                self._end = _END_OF_FRAME if buffer.startswith(b"\n", at) else b"\0"
         return frames, at
 
-    def _end_of_text(self, buffer: bytes, at: int) -> int:
-        stop = buffer.find(self._end, at)
+    def _end_of_text(self, buffer: bytes, stop: int) -> int:
+        """`stop`: where it may be."""
         while stop >= 0 and not _NEXT_FRAME.match(buffer, stop + 2):
             self.doubtful = True
             stop = buffer.find(self._end, stop + 1)
