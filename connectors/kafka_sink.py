@@ -1,4 +1,5 @@
-"""Publishes dead letters: idempotent, confirmed by all in-sync replicas, in order per key.
+"""Publishes dead letters: idempotent, confirmed by all in-sync replicas, in order per key; but those that were too large for
+their topic only together come behind the others.
 
 Their timestamp is now, and the record's own is in a header: retention counts from it, and had deleted the letters of old records
 at once (measured).
@@ -93,12 +94,16 @@ class KafkaSink:
 
     def publish(self, letters: Sequence[DeadLetter]) -> None:
         failed = self._publish(letters)
-        if len(letters) > 1 and all(error.code() in _TOO_LARGE for _, error, _ in failed):
+        if len(letters) > 1 and _too_large(failed):
             # Letters that went out together were counted together.
             failed = [found for letter, _, _ in failed for found in self._publish([letter])]
         if failed:
             _, error, message = failed[0]
-            raise self._failure(error, message)
+            raised = self._failure(error, message)
+            if _too_large(failed):
+                names = {id(letter) for letter, _, _ in failed}
+                raised.refused = [index for index, letter in enumerate(letters) if id(letter) in names]
+            raise raised
 
     def _publish(self, letters: Sequence[DeadLetter]) -> list[tuple[DeadLetter, KafkaError, Message]]:
         """Returns those that were not taken."""
@@ -195,3 +200,7 @@ class KafkaSink:
             producer, self._producer = self._producer, None
         if producer is not None:
             producer.flush(1)
+
+
+def _too_large(failed: Sequence[tuple[DeadLetter, KafkaError, Message]]) -> bool:
+    return all(error.code() in _TOO_LARGE for _, error, _ in failed)

@@ -166,6 +166,23 @@ def given_up(values: list[bytes]):
 """
 
 
+BLOCKS = (
+    STUCK.replace("@app.lifespan\ndef", "@app.lifespan\nasync def")
+    + """
+@app.handler("kafka:orders", window=0.0, timeout=0.2)
+async def blocks(values: list[bytes]):
+    hang()
+"""
+)
+
+
+@pytest.mark.embedded
+def test_a_blocked_event_loop_does_not_keep_the_process_for_its_lifespan(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(BLOCKS)
+    done = worker(tmp_path, "run", "shop:app", "--handler", "blocks")
+    assert done.returncode == 1 and "the event loop is blocked: the lifespan does not end" in done.stderr
+
+
 @pytest.mark.embedded
 @pytest.mark.parametrize("handler", ["sync", "asynchronous", "given_up"])
 def test_a_call_that_never_returns_does_not_keep_the_process(tmp_path: Path, handler: str) -> None:

@@ -126,6 +126,76 @@ def test_what_is_given_up_after_it_was_made_is_left(broker: Callable[..., Broker
     assert made.left() == [b"new"]
 
 
+def test_records_of_others_that_keep_coming_are_not_chased(broker: Callable[..., Broker]) -> None:
+    class Busy(FakeSource):
+        def poll(self, max_records: int, timeout: float) -> list[Batch]:
+            self.put(b"foreign", stream="dead", timestamp=int(NOW * 1000) + 1)
+            return super().poll(max_records, timeout)
+
+    source = Busy(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+    now = itertools.chain([NOW], itertools.repeat(NOW + 10))
+    assert made_pass(wall=lambda: next(now)).run().count == 1
+    assert made.sent() == [b"1"] and source.polls < 1_000
+
+
+def test_letters_of_another_partition_may_be_late(broker: Callable[..., Broker]) -> None:
+    class Late(FakeSource):
+        def poll(self, max_records: int, timeout: float) -> list[Batch]:
+            self._paused = set() if now[0] > 5.0 else {Partition("dead", 1)}
+            return super().poll(max_records, timeout)
+
+    now = [0.0]
+    source = Late(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+    source.logs[Partition("dead", 1)] = [source.logs[Partition("dead", 0)].pop()._replace(partition=Partition("dead", 1))]
+    source.put(b"kept", stream="dead", headers=[("dead_letter_handler", b"shop.charge"), ("dead_letter_pass", b"x")])
+
+    def clock() -> float:
+        now[0] += 0.1
+        return now[0]
+
+    moved = made_pass(clock=clock).run()
+    assert (made.sent(), moved.unseen) == ([b"1"], 0)
+
+
+def test_what_is_revoked_in_hand_is_left(broker: Callable[..., Broker]) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"0")
+    source.put(b"1", stream="dead", partition=1, headers=source.logs[Partition("dead", 0)][0].headers)
+    one = made_pass(progress=lambda moved: None)
+    real, gone = source.commit, Partition("dead", 1)
+
+    def commit(batches: Sequence[Batch]) -> None:
+        real(batches)
+        source.revoke([gone])  # the poll behind the commit serves it
+
+    source.commit = commit  # type: ignore[method-assign]
+    assert one.run().count == 1
+    assert made.sent() == [b"0"]
+
+
+def test_a_sink_that_knows_what_it_refused_is_sent_the_others_once(broker: Callable[..., Broker]) -> None:
+    class Knows(Sink):
+        def publish(self, letters: Sequence[DeadLetter]) -> None:
+            bad = [index for index, one in enumerate(letters) if one.record.value == b"big"]
+            self.letters += [one for one in letters if one.record.value != b"big"]
+            if bad:
+                error = PublishError("too big", permanent=True)
+                error.refused = bad
+                raise error
+
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    made.sinks["orders"] = Knows()
+    give_up(source, b"big", b"1", b"big", b"2")
+    moved = made_pass().run()
+    assert (made.sent(), made.left(), moved.refused) == ([b"1", b"2"], [b"big", b"big"], 2)
+
+
 def test_a_clock_that_is_ahead_blocks_nothing(broker: Callable[..., Broker]) -> None:
     made = broker(FakeSource())
     give_up(made.made, b"1", b"2", at=NOW + 3600)

@@ -43,6 +43,14 @@ def test_all_well_is_all_finished() -> None:
     assert indices_of(limited().decide(work(3), Outcome())) == ([0, 1, 2], [], [])
 
 
+def test_an_exception_that_is_falsy_is_a_failure() -> None:
+    class Errors(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    assert again(limited().decide(work(2), Outcome(whole=Errors()))) == [([0, 1], 2, 2)]
+
+
 def test_named_failures_alone_are_tried_again() -> None:
     verdict = limited().decide(work(5), Outcome(failed={3: BOOM, 1: BOOM}))
     assert verdict.finished == [0, 2, 4]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.waiting import until
+from worker.supervised import how_it_ended
 from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
 
 SCRIPT = """
@@ -77,6 +78,22 @@ def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Pa
 
 def test_a_refused_process_ends_all_with_its_code(tmp_path: Path) -> None:
     assert supervisor_of(tmp_path, "if index == '0': sys.exit(3)\nwhile True: signal.pause()").run() == 3
+
+
+def test_a_process_that_is_killed_while_it_drains_is_no_success(tmp_path: Path) -> None:
+    body = """
+signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9))
+open(f"{folder}/ready", "w")
+while True: signal.pause()
+"""
+    supervisor = supervisor_of(tmp_path, body, processes=1)
+    when((tmp_path / "runs" / "ready").exists, lambda: supervisor.signalled(signal.SIGTERM, None))
+    assert supervisor.run() == 1
+
+
+def test_how_a_process_ended() -> None:
+    told = ["ended with code 3", "was killed by SIGKILL", "was killed by signal 40"]
+    assert [how_it_ended(code) for code in (3, -9, -40)] == told
 
 
 def test_processes_that_finish_are_finished(tmp_path: Path) -> None:

@@ -154,6 +154,27 @@ def test_async_partitions_that_stand_still_are_paused_and_the_others_go_on(monke
         assert most_waiting(run.loop, lambda: handled[0] == 10_000) <= 5_000 + 4 * 2_000
 
 
+def test_partitions_that_retry_for_ever_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has less behind its retry than is too much for one, but together they have."""
+    monkeypatch.setattr("worker.loop.SLOW", 0.1)
+    source = FakeSource()
+    for partition in range(3):
+        source.put(b"bad", partition=partition)
+        for _ in range(9):
+            source.put(bytes(100), partition=partition)
+    for _ in range(1_000):
+        source.put(b"good", partition=3)
+    good = [0]
+
+    def handle(b: Batch) -> None:
+        if b.values()[0] == b"bad":
+            raise ValueError("never")
+        good[0] += b.values().count(b"good")
+
+    with running(source, handle, batch_size=100, max_bytes=1_000):
+        until(lambda: good[0] == 1_000)
+
+
 def test_async_partitions_that_go_on_are_not_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause throws away what the client has fetched."""
     monkeypatch.setattr("worker.loop.WAITING", 5_000)

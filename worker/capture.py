@@ -135,7 +135,7 @@ class Capture:
         content = made.model_dump_json(indent=1).encode()
         if len(content) > self._size:
             raise ValueError(f"{len(content):,} bytes are more than all files may have, {self._size:,}")
-        name = re.sub(r"[^\w.-]", "_", f"{self._handler}-{stream}-{partition}-{made.records[0].id}")[:150]
+        name = re.sub(r"[^\w.-]", "_", f"{self._handler}-{stream}-{partition}-{made.records[0].id}", flags=re.ASCII)[:150]
         with self._lock:
             # A queue's ids begin again with each connection, and other processes have the same.
             name += f"-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(made.time))}-{os.getpid()}-{next(self._number)}{SUFFIX}"

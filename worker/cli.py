@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,7 +83,13 @@ def run(
 
         supervised.follow_parent()
         worker = Worker(loaded, settings, wait, capture)
-        code = run_until_signal(worker)
+        try:
+            code = run_until_signal(worker)
+        except Exception:
+            if worker.left_behind:
+                traceback.print_exc()
+                _exit_at_once(1)
+            raise
         if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
             supervised.tell_supervisor()
     except WorkerError as error:

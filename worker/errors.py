@@ -18,6 +18,8 @@ WorkerError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class WorkerError(Exception):
     """The base of everything this package raises."""
@@ -53,6 +55,8 @@ class PublishError(ConnectorError):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.refused: Sequence[int] | None = None
+        """Which letters; the broker has all the others. None: it is not known."""
 
 
 class Stopped(WorkerError):

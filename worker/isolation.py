@@ -21,6 +21,7 @@ from worker.interface import Batch, Partition
 from worker.logs import configured
 from worker.plain import columns
 from worker.settings import HandlerSettings
+from worker.supervised import how_it_ended
 from worker.watch import too_slow
 from worker.work import Outcome
 
@@ -142,8 +143,7 @@ class Child:
     def end(self) -> str:
         """How it ended, or was ended: it may have closed the pipe and live on."""
         self.close(LAST_WORDS)
-        code = self._process.returncode
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return how_it_ended(self._process.returncode)
 
     def close(self, timeout: float) -> None:
         """Killed, if it does not end by then."""
@@ -207,7 +207,7 @@ def unpacked(outcome: Outcome) -> Outcome:
 
 
 def _map(outcome: Outcome, change: Any) -> Outcome:
-    if not (outcome.bad or outcome.failed or outcome.whole):
+    if not (outcome.bad or outcome.failed or outcome.whole is not None):
         return outcome
     return outcome._replace(
         bad={index: change(error) for index, error in outcome.bad.items()},

@@ -83,6 +83,10 @@ class Lane:
         """More waits than memory is meant for."""
         return self.waiting.bytes >= 2 * self.shape.max_bytes
 
+    def stands_still(self, now: float, patience: float) -> bool:
+        """What is unfinished, perhaps between its tries, keeps waiting what came after it."""
+        return self.position.open > 0 and self.waiting.count > 0 and now - self.waiting.arrived > patience
+
     @property
     def supplied(self) -> bool:
         """The next batch need not be polled for."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+
+log = logging.getLogger("worker")
+
+PATIENCE = 5.0
+"""Seconds for the event loop to take a step."""
 
 
 @contextmanager
@@ -22,4 +28,15 @@ def lifespan(function: Callable[[], Any], events: Callable[[], asyncio.AbstractE
     try:
         yield
     finally:
-        asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result()
+        if _goes_on(loop):
+            asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result()
+
+
+def _goes_on(loop: asyncio.AbstractEventLoop) -> bool:
+    """A handler that blocks it for ever must not keep the process, which another one is to replace."""
+    try:
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(PATIENCE)
+        return True
+    except TimeoutError:
+        log.error("the event loop is blocked: the lifespan does not end")
+        return False

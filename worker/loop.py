@@ -236,7 +236,7 @@ class Loop:
         standing = sum(lane.waiting.count for lane in self.lanes.values() if lane.paused)
         tight = standing + len(lanes) * 4 * self.shape.batch_size > WAITING
         for lane in lanes:
-            if lane.huge or (lane.over if tight else lane.supplied and now - lane.waiting.arrived > SLOW):
+            if lane.huge or (lane.over if tight else lane.stands_still(now, SLOW)):
                 lane.paused = True
                 self.source.pause([lane.partition])
         count = standing + sum(lane.waiting.count for lane in lanes)
@@ -250,7 +250,7 @@ class Loop:
             else:
                 for work in lane.start(now):
                     self._give(work)
-            if lane.paused and not lane.closing and lane.waiting.count < self.shape.batch_size:
+            if lane.paused and not lane.closing and not lane.huge and lane.waiting.count < self.shape.batch_size:
                 lane.paused = False
                 self.source.resume([lane.partition])
         at = max(lane.wake_at(), self._probe_at) if self.probing else lane.wake_at()

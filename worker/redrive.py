@@ -93,6 +93,9 @@ class Pass:
         self._begun = wall()
         self._run = uuid.uuid4().hex
         self._done: set[Partition] = set()
+        self._gone: set[Partition] = set()
+        """Somebody else's, since the last poll: what was polled of them is, too."""
+        self._heard_lag = 0.0
         self._sinks: dict[str, Sink] = {}
         told = options(settings)
         size = int(max(1, min(BATCH, self._limit, math.inf if rate is None else rate)))
@@ -106,12 +109,13 @@ class Pass:
             stack.callback(self._close_sinks)
             stack.callback(self._source.close)
             self._source.open(self._revoked)
-            begun = heard = self._clock()
+            heard = self._heard_lag = self._clock()
             while self._left and not self.stop:
+                self._gone.clear()
                 batches = self._source.poll(int(min(self._options.batch_size, self._left)), 0.1)
                 if any([self._take(batch) for batch in batches]):
                     heard = self._clock()
-                elif self._over(begun, heard):
+                elif self._over(heard):
                     break
             self.moved.stopped = self.stop
         return self.moved
@@ -127,17 +131,19 @@ class Pass:
             return "exhausted"
         return "meant" if self._reads(letter.partition.stream) else "strange"
 
-    def _over(self, begun: float, heard: float) -> bool:
+    def _over(self, heard: float) -> bool:
         now = self._clock()
         if not self._source.ordered:
             return now - heard > QUIET
         lag = self._source.lag()
-        if lag is None and now - begun > JOIN:
-            raise Unavailable(f"group {self._options.group} gives us no partition: are others at it already?")
-        if lag and not self._done and now - heard > STALLED:
+        if lag is None:
+            if now - self._heard_lag > JOIN:
+                raise Unavailable(f"group {self._options.group} gives us no partition: are others at it already?")
+            return False
+        self._heard_lag = now
+        if lag and now - heard > STALLED:
             self.moved.unseen = lag
-            return True
-        return lag == 0 or (bool(self._done) and now - heard > QUIET)
+        return not lag or self.moved.unseen > 0
 
     @property
     def _left(self) -> float:
@@ -145,14 +151,16 @@ class Pass:
 
     def _revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
         self._done.difference_update(partitions)
+        self._gone.update(partitions)
 
     def _new(self, letter: Letter) -> bool:
         """Put back by this pass, or given up since it began. A time that is still to come is of a clock that is wrong."""
-        return letter.headers.get(PASS) == self._run or self._begun * 1000 < (letter.time or 0) <= self._wall() * 1000
+        time = letter.record.timestamp if letter.time is None else letter.time
+        return letter.headers.get(PASS) == self._run or self._begun * 1000 < (time or 0) <= self._wall() * 1000
 
     def _take(self, batch: Batch) -> bool:
         """Whether there was anything to do."""
-        if batch.partition in self._done or self.stop:
+        if batch.partition in self._done or batch.partition in self._gone or self.stop:
             return False
         begun, before = self._clock(), self.moved.count
         meant: list[Letter] = []
@@ -190,6 +198,8 @@ class Pass:
         if self._action == "redrive":
             streams = dict.fromkeys(letter.partition.stream for letter in meant)
             for stream in streams:
+                self._sink(stream)  # one that cannot be opened is told before anything is sent
+            for stream in streams:
                 letters = [letter for letter in meant if letter.partition.stream == stream]
                 refused = self._send(stream, letters)
                 others += refused
@@ -209,10 +219,11 @@ class Pass:
         except PublishError as error:
             if not error.permanent:
                 raise
-            if len(letters) == 1:
+            if error.refused is not None or len(letters) == 1:
+                refused = [letters[index] for index in error.refused or (0,)]
                 self.moved.reason = str(error)
-                self.moved.refused += 1
-                return [*letters]
+                self.moved.refused += len(refused)
+                return refused
             refused = [one for letter in letters for one in self._send(stream, [letter])]
             if len(refused) == len(letters):
                 raise

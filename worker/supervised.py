@@ -40,3 +40,11 @@ def follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="follow-parent", daemon=True).start()
+
+
+def how_it_ended(code: int) -> str:
+    """Of a process, by its return code."""
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was killed by {name}"

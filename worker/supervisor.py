@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from worker.retry import Backoff
-from worker.supervised import FLOODED, PARENT_FD, REASON_FD
+from worker.supervised import FLOODED, PARENT_FD, REASON_FD, how_it_ended
 
 log = logging.getLogger("worker")
 
@@ -136,12 +136,12 @@ class Supervisor:
     def _ended(self, child: Child) -> None:
         code = child.process.returncode
         reason = child.had_a_reason()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        how = how_it_ended(code)
         pause = child.restarts.after(code, reason, time.monotonic())
         if self._stopping or pause is None:
             child.ended = True
-            if code > 0 and self._code == 0:
-                self._code = code
+            if code and self._code == 0:
+                self._code = max(1, code)
             if code > 0 and not self._stopping:
                 log.error("%s %s and is not started again: stopping the others", child, how)
                 self._stop(signal.SIGTERM)

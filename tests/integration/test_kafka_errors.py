@@ -352,6 +352,7 @@ def test_letters_that_are_too_large_only_together(cluster: Cluster) -> None:
     letters = [letter(b"%03d" % n + os.urandom(10_000)) for n in range(200)]
     sink.publish(letters)
     assert len(read(cluster.open(topic), 200)) == 200, "none twice"
-    with pytest.raises(PublishError, match=r"max\.message\.bytes \(50,000\)"):
+    with pytest.raises(PublishError, match=r"max\.message\.bytes \(50,000\)") as raised:
         sink.publish([*letters[:5], letter(os.urandom(60_000)), *letters[5:]])
+    assert raised.value.refused == [5]
     sink.close()

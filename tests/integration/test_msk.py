@@ -20,7 +20,7 @@ from worker.interface import Connection, SinkOptions, SourceOptions
 from worker.testing import MskContainer
 from worker.testing.containers import KAFKA_IMAGE
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
