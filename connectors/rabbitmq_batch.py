@@ -9,6 +9,7 @@ from typing import Any
 
 from pika import spec
 
+from connectors import rabbitmq_headers
 from connectors.rabbitmq_frames import Delivery
 from worker.interface import KEY_HEADER, Batch, Record
 
@@ -69,7 +70,7 @@ class RabbitMQBatch(Batch):
 def properties_of(one: Delivery) -> spec.BasicProperties:
     """Empty ones if the client cannot decode them: what a publisher wrote must not stop a worker."""
     try:
-        return spec.BasicProperties().decode(one[3])
+        return rabbitmq_headers.properties(one[3])
     except Exception as error:
         return spec.BasicProperties(headers={"undecodable": f"{type(error).__name__}: {error}"})
 

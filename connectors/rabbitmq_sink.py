@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika import exceptions, spec
+from pika.data import encode_value
 
 from connectors import rabbitmq_errors
 from connectors.rabbitmq_batch import flat
@@ -28,6 +29,8 @@ _SILENT = 15.0
 """Seconds without a confirmation after which the connection is thought dead, unless the broker says that it blocks us."""
 _ROUTING = ("CC", "BCC")
 """By headers of these names the broker routes copies to other queues: a letter has them with `x-` before them."""
+_UNWRITABLE = (exceptions.AMQPError, struct.error, ValueError, TypeError, RecursionError)
+"""What pika raises over headers and properties that it cannot write."""
 _KEPT = ("content_type", "content_encoding", "priority", "correlation_id", "reply_to", "message_id", "type", "app_id")
 """Properties of a record that its letter has, too. Not its expiration, which would throw it away, nor the user who wrote it,
 as the broker takes only our own."""
@@ -146,7 +149,7 @@ class RabbitMQSink:
         messages = [(self._properties(letter), letter.record.value or b"") for letter in letters[start:stop]]
         try:
             frames = publish(confirms.channel.number, self._options.stream, messages, link.connection._body_max_length)
-        except (exceptions.AMQPError, struct.error, ValueError, TypeError) as error:
+        except _UNWRITABLE as error:
             told = f"a letter's headers or properties are none that AMQP has (a name of more than 255 bytes?): {error!r}"
             raise PublishError(f"{self._where}: {told}", permanent=True) from error
         link.write(frames)
@@ -160,7 +163,7 @@ class RabbitMQSink:
         headers: dict[str, Any] = {}
         for name, value in letter.headers:
             shown = f"x-{name}" if name in _ROUTING else name
-            headers[shown] = typed[name] if name in typed and flat(typed[name]) == value else _text(value)
+            headers[shown] = typed[name] if name in typed and flat(typed[name]) == value and _can(typed[name]) else _text(value)
         if record.key is not None and record.key != self._options.stream.encode():
             headers[KEY_HEADER] = _text(record.key)
         if record.value is None:
@@ -189,6 +192,15 @@ class RabbitMQSink:
     def close(self) -> None:
         with self._lock:
             self._disconnect()
+
+
+def _can(value: Any) -> bool:
+    """Pika writes it; not so a fraction, alone or in a table."""
+    try:
+        encode_value([], value)
+    except _UNWRITABLE:
+        return False
+    return True
 
 
 def _text(value: bytes | None) -> str | bytes | None:
