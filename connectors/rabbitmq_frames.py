@@ -99,10 +99,14 @@ def reject(channel: int, tag: int) -> bytes:
 
 
 def publish(channel: int, queue: str, messages: Iterable[tuple[spec.BasicProperties | Properties, bytes]], longest: int) -> bytes:
-    """Mandatory publishes of the default exchange to `queue`, in frames with at most `longest` bytes of body."""
+    """Mandatory publishes of the default exchange to `queue`, in frames of at most `longest` bytes; ValueError if the headers and
+    properties of one do not fit into one, as the broker would end the connection over it."""
     method = Method(channel, spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)).marshal()
     parts = []
     for properties, body in messages:
-        parts += [method, Header(channel, len(body), properties).marshal()]
+        header = Header(channel, len(body), properties).marshal()
+        if len(header) - 8 > longest:
+            raise ValueError(f"they take {len(header) - 8} bytes, and the broker takes {longest}")
+        parts += [method, header]
         parts += [Body(channel, body[start : start + longest]).marshal() for start in range(0, len(body), longest)]
     return b"".join(parts)

@@ -150,7 +150,7 @@ class RabbitMQSink:
         try:
             frames = publish(confirms.channel.number, self._options.stream, messages, link.connection._body_max_length)
         except _UNWRITABLE as error:
-            told = f"a letter's headers or properties are none that AMQP has (a name of more than 255 bytes?): {error!r}"
+            told = f"a letter's headers or properties cannot be sent (a name of more than 255 bytes?): {error!r}"
             raise PublishError(f"{self._where}: {told}", permanent=True) from error
         link.write(frames)
         confirms.open.update(range(confirms.published + 1, confirms.published + 1 + len(messages)))

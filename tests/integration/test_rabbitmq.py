@@ -590,6 +590,17 @@ def test_a_letter_that_is_no_message(rabbitmq: RabbitMQContainer) -> None:
     assert len(rabbitmq.read(dead)) == 1
 
 
+def test_a_letter_whose_headers_are_larger_than_a_frame(rabbitmq: RabbitMQContainer) -> None:
+    """The broker ends the connection over it, so it would be tried again for all of `dead_letter_timeout`."""
+    dead = rabbitmq.queue()
+    with sink(connect(rabbitmq), dead) as opened:
+        with pytest.raises(PublishError, match="the broker takes 131064") as raised:
+            opened.publish([letter(record())._replace(headers=[("h", b"1" * 131_050)])])
+        assert raised.value.permanent
+        opened.publish([letter(record())._replace(headers=[("h", b"1" * 131_000)])])
+    assert len(rabbitmq.read(dead)) == 1
+
+
 # Connections
 
 
