@@ -201,10 +201,10 @@ class Consumer:
         """Gives back what is not settled, in its old places: unless it is the single active consumer and another one waits,
         which would be handed what comes after before what is given back."""
         if self._channel is not None:
-            inboxes = self._link.connection.inboxes
-            if inboxes.get(self._channel.number) is self.inbox:  # else the number is another consumer's by now
-                del inboxes[self._channel.number]
-            self._channel.close()
+            inboxes, number = self._link.connection.inboxes, self._channel.number
+            self._channel.close()  # until then its messages come, and some of them pika itself could not read
+            if inboxes.get(number) is self.inbox:  # else the number is another consumer's by now
+                del inboxes[number]
         self.forget()
 
     def forget(self) -> None:

@@ -408,6 +408,18 @@ def test_headers_that_the_client_cannot_decode_stop_nothing(
     member.source.commit([gather(member.batches)])
 
 
+def test_a_rewind_while_such_headers_are_on_their_way(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
+    queue = rabbitmq.queue()
+    writer = join(rabbitmq.queue()).source._open_link  # type: ignore[attr-defined]
+    writer.write(publish(writer.channel().number, queue, [(LATE, b"x" * 2_000)] * 5_000, 100_000))
+    until(lambda: rabbitmq.depth(queue) == 5_000, lambda: writer.pump(0.05))
+    member = join(queue, in_flight=5_000)
+    for _ in range(3):
+        member.receive(1)
+        member.source.rewind(Partition(queue, 0))
+    assert member.source._open_link.alive  # type: ignore[attr-defined]
+
+
 def test_a_header_of_the_name_of_a_streams_offset(rabbitmq: RabbitMQContainer, join: Callable[..., Member]) -> None:
     queue = rabbitmq.queue()
     rabbitmq.produce(queue, [b"1"], headers=[("x-stream-offset", b"7")])
