@@ -136,6 +136,12 @@ class Link:
             raise rabbitmq_errors.closed(self._login.connection, self._lost or ConnectionError("it is closing"))
         self.connection._output_marshaled_frames([frames])
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the system has not taken yet."""
+        transport = self.connection._transport
+        return 0 if transport is None else int(transport.get_write_buffer_size())
+
     def channel(self) -> Channel:
         """Opens a channel; `Refused` if the broker or `channel_max` allow no more of them."""
         try:

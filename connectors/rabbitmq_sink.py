@@ -23,10 +23,12 @@ from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
 _WINDOW = 1_000
 """Letters on their way at once."""
 _BYTES = 4 << 20
+"""Written at once, and again when less than that waits to be sent: letters may be large."""
 _IDLE = 5.0
 """Seconds without a publish after which the connection is tried before it is trusted; and how long it has to answer."""
 _SILENT = 15.0
-"""Seconds without a confirmation after which the connection is thought dead, unless the broker says that it blocks us."""
+"""Seconds in which nothing is confirmed and nothing sent, after which the connection is thought dead, unless the broker says that
+it blocks us."""
 _ROUTING = ("CC", "BCC")
 """By headers of these names the broker routes copies to other queues: a letter has them with `x-` before them."""
 _UNWRITABLE = (exceptions.AMQPError, struct.error, ValueError, TypeError, RecursionError)
@@ -120,15 +122,16 @@ class RabbitMQSink:
     def _publish(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter]) -> None:
         begun = heard = self._clock()
         confirms.nacked, confirms.returned = 0, None
-        start, left = 0, len(letters)
+        start = left = unsent = 0
         while start < len(letters) or confirms.open:
-            while start < len(letters) and len(confirms.open) < _WINDOW:
+            while start < len(letters) and len(confirms.open) < _WINDOW and link.unsent < _BYTES:
                 start = self._send(link, confirms, letters, start)
             link.pump(0.05)
             if confirms.channel.closed is not None:
                 raise ChannelClosed(confirms.channel.closed)
-            if (now := len(letters) - start + len(confirms.open)) < left or self._blocked:
-                left, heard = now, self._clock()
+            was, left, unsent = (left, unsent), len(letters) - start + len(confirms.open), link.unsent
+            if (left, unsent) != was or self._blocked:
+                heard = self._clock()
             if self._clock() - begun >= self._options.timeout or self._clock() - heard >= _SILENT:
                 raise PublishError(f"{self._where}: {left} not confirmed in {self._clock() - begun:.0f} s{self._why()}")
         if confirms.returned is not None:
@@ -140,7 +143,7 @@ class RabbitMQSink:
         return f": the broker blocks publishers ({self._blocked})" if self._blocked else ""
 
     def _send(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter], start: int) -> int:
-        """Writes some of the letters at once, no more than 4 MiB; returns the index of the next one."""
+        """Writes some of the letters at once; returns the index of the next one."""
         stop, size = start, 0
         room = _WINDOW - len(confirms.open)
         while stop < len(letters) and stop - start < room and size < _BYTES:

@@ -16,6 +16,7 @@ from pika.exceptions import AMQPError
 
 from connectors import rabbitmq as connector
 from connectors.rabbitmq_frames import Properties, ack, publish
+from connectors.rabbitmq_link import Link
 from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from tests.contract import Member, gather, letter, numbers, values
@@ -566,6 +567,36 @@ def test_a_connection_that_dies_under_a_publish_costs_no_minute(
             opened.publish([letter(record(b"1"))])
         assert not raised.value.permanent
         proxy.restore()
+
+
+def test_a_large_letter_on_a_slow_line_is_no_dead_connection(
+    rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.rabbitmq_sink._SILENT", 2.5)
+    dead = rabbitmq.queue(kind="classic")
+    proxy = toxiproxy.proxy(rabbitmq.address)
+    with sink(connect(rabbitmq, proxy.address), dead, timeout=60) as opened:
+        opened.open()
+        proxy.narrow(4_000_000)
+        opened.publish([letter(record(b"x" * 16_000_000))])
+    assert rabbitmq.depth(dead) == 1
+
+
+def test_large_letters_do_not_pile_up(rabbitmq: RabbitMQContainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+    send = RabbitMQSink._send
+
+    def watched(self: RabbitMQSink, link: Link, *rest: Any) -> int:
+        sent = send(self, link, *rest)
+        waiting.append(link.unsent)
+        return sent
+
+    monkeypatch.setattr(RabbitMQSink, "_send", watched)
+    dead = rabbitmq.queue(kind="classic")
+    with sink(connect(rabbitmq), dead, timeout=60) as opened:
+        opened.publish([letter(record(b"x" * 1_000_000))] * 60)
+    assert rabbitmq.depth(dead) == 60
+    assert max(waiting) < 12_000_000
 
 
 def test_a_queue_of_letters_that_is_gone_after_a_reconnect(rabbitmq: RabbitMQContainer) -> None:

@@ -50,6 +50,10 @@ class Proxy:
         """Everything from the broker comes so much later."""
         self._toxic("latency", "downstream", latency=int(seconds * 1000))
 
+    def narrow(self, rate: int) -> None:
+        """No more than so many bytes a second reach the broker."""
+        self._toxic("bandwidth", "upstream", rate=rate // 1000)
+
     def _toxic(self, kind: str, stream: str, **attributes: int) -> None:
         body = {"name": f"{kind}-{stream}", "type": kind, "stream": stream, "attributes": attributes}
         self._call("POST", f"/proxies/{self._name}/toxics", body)
