@@ -64,7 +64,7 @@ class RabbitMQBatch(Batch):
         told |= {"redelivered": bool(redelivered), "headers": typed}
         told |= {name: value for name, value in typed.items() if name in BROKERS_OWN}
         headers = [(name, flat(value)) for name, value in typed.items() if name not in BROKERS_OWN and name != KEY_HEADER]
-        return Record(body, _key(one), tuple(headers), _timestamp(properties), properties.message_id or tag, self.partition, told)
+        return Record(body, _key(one), tuple(headers), _timestamp(properties), _id(properties) or tag, self.partition, told)
 
 
 def properties_of(one: Delivery) -> spec.BasicProperties:
@@ -84,6 +84,12 @@ def flat(value: Any) -> bytes | None:
     if isinstance(value, dict | list):
         return json.dumps(value, default=str, ensure_ascii=False).encode()
     return str(value).encode()
+
+
+def _id(properties: spec.BasicProperties) -> str | None:
+    """Pika leaves bytes where they are no UTF-8."""
+    told: str | bytes | None = properties.message_id
+    return told.decode(errors="backslashreplace") if isinstance(told, bytes) else told
 
 
 def _timestamp(properties: spec.BasicProperties) -> int | None:

@@ -64,6 +64,12 @@ def test_a_name_that_is_no_text() -> None:
     assert record(double(2.0, b"\xff")).headers == (("\\xff", b"2.0"),)
 
 
+def test_a_message_id_that_is_no_text() -> None:
+    one = RabbitMQBatch(Partition("q", 0), [(7, 0, b"\x00\x01q", b"\x00\x80\x02\xff\xfe", b"v")]).record(0)
+    assert one.id == "\\xff\\xfe"
+    assert letter(one).message_id == b"\xff\xfe"
+
+
 HEADERS: dict[str, Any] = {
     "text": "é",
     "bytes": b"\xff",
