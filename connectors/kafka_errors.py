@@ -117,8 +117,6 @@ class Explain:
 
     def _tls(self, said: str, reason: KafkaError | None, servers: str) -> str | None:
         protocol = str(self._config.get("security.protocol", "plaintext")).lower()
-        if "PLAINTEXT broker listener" in said:
-            return f"{servers} does not speak TLS: use its TLS port, or security.protocol={protocol.replace('ssl', 'plaintext')}"
         if "certificate required" in said or "bad certificate" in said or "alert handshake failure" in said:
             return (
                 f"{servers} does not accept our client certificate, or we showed none: "
@@ -126,6 +124,8 @@ class Explain:
             )
         if "certificate verify failed" in said:
             return _certificate(servers, self._config) or f"the certificate of {servers} is not trusted: check ssl.ca.location"
+        if "ssl" in protocol and _speaks_plaintext(servers):
+            return f"{servers} does not speak TLS: use its TLS port, or security.protocol={protocol.replace('ssl', 'plaintext')}"
         closed = reason is None or reason.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
         if "ssl" not in protocol and closed and not re.search("refused|resolve", said, re.I) and _speaks_tls(servers):
             return f"{servers} speaks TLS and we do not: set security.protocol={'sasl_ssl' if 'sasl' in protocol else 'ssl'}"
@@ -157,6 +157,17 @@ def _speaks_tls(servers: str) -> bool:
                 # An alert is TLS too: it wants our certificate.
                 return "alert" in str(error).lower()
             return True
+    return False
+
+
+def _speaks_plaintext(servers: str) -> bool:
+    """What the client says of it is a guess: a load balancer whose brokers start closes a handshake just so."""
+    which_versions = b"\0\0\0\x0a\0\x12\0\0KAFK\xff\xff"
+    for address in _hosts(servers):
+        with contextlib.suppress(OSError), socket.create_connection(address, _PROBE) as plain:
+            plain.sendall(which_versions)
+            if plain.recv(8, socket.MSG_WAITALL)[4:] == b"KAFK":
+                return True
     return False
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from connectors import activemq_errors, rabbitmq_errors, tls
+from connectors import activemq_errors, kafka, rabbitmq_errors, tls
 from worker.errors import ConfigError, ConnectorError, Refused, Unavailable
 from worker.interface import Connection, SourceOptions
 from worker.plugins import connector
@@ -37,6 +39,26 @@ def test_a_handshake_that_is_cut_short_is_tried_again(scheme: str, error: ssl.SS
     explain: Callable[[Connection, str, BaseException], ConnectorError] = EXPLAIN[scheme]
     found = explain(Connection("b", scheme, "host:1"), "host:1", error)
     assert type(found) is kind and "no TLS" in str(found) and "\n" not in str(found)
+
+
+def test_a_load_balancer_whose_brokers_start_is_tried_again() -> None:
+    """Kafka's client says of it "connecting to a PLAINTEXT broker listener?"."""
+
+    def hang_up() -> None:
+        while True:
+            try:
+                with balancer.accept()[0] as client:
+                    client.recv(4096)
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as balancer:
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"127.0.0.1:{balancer.getsockname()[1]}"
+        source = kafka.source(SourceOptions(Connection("b", "kafka", address, options={"security.protocol": "ssl"}), ("q",), "g"))
+        with pytest.raises(Unavailable, match="no broker reached"):
+            source.open(lambda partitions, *, lost: None)
+        balancer.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize(("scheme", "secure"), [("rabbitmq", "amqps"), ("amqp", "amqps"), ("activemq", "activemq+ssl")])
