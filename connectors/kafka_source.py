@@ -160,14 +160,21 @@ class KafkaSource:
         if not self._health.hopeless and self._gap < self.patience:
             with contextlib.suppress(KafkaException):
                 self._health.down = not self._positions.settle(consumer, _FLUSH)
-        self._leave(consumer)
+        reached = self._hand_back(consumer) and not self._health.hopeless
+        # Without a broker a client is dropped: its `close` waits for minutes, and a revocation that came to it meanwhile has
+        # waited for ever, holding the interpreter's lock.
+        end = consumer.close if reached else [consumer].clear
+        del consumer
+        closing = threading.Thread(target=end, name="kafka-close", daemon=True)
+        closing.start()
+        closing.join(_LEAVE if reached else _SHORT)
+        if reached and closing.is_alive():
+            log.warning("the client is still leaving its group: not waiting for it")
         self._raise()
 
-    def _leave(self, consumer: Consumer) -> None:
-        """`Consumer.close` waits for minutes on a broker that accepts and says nothing, so it is not waited for.
-
-        Partitions are handed back before, because that calls the core, which expects its own thread.
-        """
+    def _hand_back(self, consumer: Consumer) -> bool:
+        """Gives the partitions back, here and not in `Consumer.close`, because that calls the core, which expects its own thread;
+        whether the client took that."""
         deadline = self._clock() + _LEAVE
         with contextlib.suppress(KafkaException):
             consumer.unsubscribe()
@@ -176,11 +183,7 @@ class KafkaSource:
         if rest := set(self._positions):
             self._positions.forget(rest)
             self._on_revoke(rest, lost=True)
-        closing = threading.Thread(target=consumer.close, name="kafka-close", daemon=True)
-        closing.start()
-        closing.join(_SHORT if self._health.hopeless else _LEAVE)
-        if closing.is_alive():
-            log.warning("the client is still leaving its group: not waiting for it")
+        return not rest
 
     # -- rebalances ----------------------------------------------------------------------------------------------------------
 
