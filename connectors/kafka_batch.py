@@ -37,7 +37,9 @@ class KafkaBatch(Batch):
         return list(map(len, self.native))
 
     def size(self) -> int:
-        return sum(map(len, self.native)) if self._size is None else self._size
+        if self._size is None:
+            self._size = sum(map(len, self.native))
+        return self._size
 
     def record(self, index: int) -> Record[bytes]:
         message = self.native[index]

@@ -88,6 +88,24 @@ def unconfirmed_dead_letters_count(patch: Patch) -> None:
     patch(DeadLetters, "_publish", publish)
 
 
+def letters_count_before_they_are_durable(patch: Patch) -> None:
+    settle = Lane.settle
+
+    def early(self: Lane, work: Work, verdict: Verdict, now: float) -> Any:
+        letters, verdict.letters = verdict.letters, []
+        ended = settle(self, work, verdict, now)
+        self.letters += bool(letters)
+        verdict.letters = letters
+        return ended
+
+    def published(self: Lane, work: Work, verdict: Verdict) -> list[Batch]:
+        self.letters -= 1
+        return []
+
+    patch(Lane, "settle", early)
+    patch(Lane, "published", published)
+
+
 def a_revoked_batch_is_committed_unfinished(patch: Patch) -> None:
     """It goes on, nobody waits for it, and its partition is given away behind it."""
     revoked = Loop.revoked
@@ -184,6 +202,7 @@ BUGS: dict[str, Bug] = {
         late_results_count,
         position_skips_a_gap,
         unconfirmed_dead_letters_count,
+        letters_count_before_they_are_durable,
         a_revoked_batch_is_committed_unfinished,
         two_batches_of_a_partition_at_once,
         halves_in_the_wrong_order,

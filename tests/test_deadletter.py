@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from worker.lane import Lane, Shape
 from worker.retry import Backoff
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
-from worker.work import GivenUp, Work
+from worker.work import GivenUp, Verdict, Work
 
 BAD = ValueError("bad")
 
@@ -32,6 +33,11 @@ def letters_to(sink: FakeSink | None, clock: ManualClock | None = None, **option
     clock = clock or ManualClock()
     settings: dict[str, Any] = {"discard": False, "fuse": Fuse(0.5), "timeout": 10.0, "backoff": Backoff(1.0, 1.0)}
     return DeadLetters("app.handler", sink, **{**settings, **options}, clock=clock, wait=clock.advance, wall=lambda: 7.0)
+
+
+def give_up(letters: DeadLetters, work: Work, given_up: Sequence[GivenUp], handled: int) -> None:
+    made = letters.give_up(work, given_up, handled)
+    letters.publish([(work, Verdict((), given_up=list(given_up), letters=made))])
 
 
 def test_a_letter_keeps_the_record_and_says_where_why_and_by_whom() -> None:
@@ -65,7 +71,7 @@ def test_headers_do_not_pile_up_and_a_long_message_is_cut() -> None:
 def test_publishing_is_tried_again_until_it_is_confirmed() -> None:
     sink, clock = FakeSink(), ManualClock()
     sink.fail(3)
-    letters_to(sink, clock).give_up(work_of(2), given_up(2), 0)
+    give_up(letters_to(sink, clock), work_of(2), given_up(2), 0)
     assert len(sink.letters) == 2
     assert clock() > 0
 
@@ -74,7 +80,7 @@ def test_what_cannot_be_published_in_time_stops_with_4() -> None:
     sink, clock = FakeSink(), ManualClock()
     sink.fail(100)
     with pytest.raises(PublishError) as caught:
-        letters_to(sink, clock).give_up(work_of(1), given_up(1), 0)
+        give_up(letters_to(sink, clock), work_of(1), given_up(1), 0)
     assert caught.value.exit_code == 4 and clock() <= 10 and not sink.letters
 
 
@@ -82,43 +88,43 @@ def test_a_permanent_refusal_is_not_waited_for() -> None:
     sink, clock = FakeSink(), ManualClock()
     sink.fail(permanent=True)
     with pytest.raises(PublishError):
-        letters_to(sink, clock).give_up(work_of(1), given_up(1), 0)
+        give_up(letters_to(sink, clock), work_of(1), given_up(1), 0)
     assert clock() == 0
 
 
 def test_without_retries_and_dead_letter_the_handler_stops_and_says_what_to_set() -> None:
     with pytest.raises(Stopped) as caught:
-        letters_to(None).give_up(work_of(1), given_up(1, Invalid("total: missing")), 0)
+        give_up(letters_to(None), work_of(1), given_up(1, Invalid("total: missing")), 0)
     told = str(caught.value)
     assert caught.value.exit_code == 1
     assert all(word in told for word in ("orders[0]", "record 0", "Invalid: total: missing", "dead_letter=", "retries="))
 
 
 def test_retries_alone_discard_and_expired_ones_are_discarded_by_max_age() -> None:
-    letters_to(None, discard=True).give_up(work_of(1), given_up(1), 0)
-    letters_to(None).give_up(work_of(1), given_up(1, Expired("old")), 0)
+    give_up(letters_to(None, discard=True), work_of(1), given_up(1), 0)
+    give_up(letters_to(None), work_of(1), given_up(1, Expired("old")), 0)
 
 
 def test_a_flood_publishes_nothing_of_the_batch_that_blows_the_fuse() -> None:
     sink = FakeSink()
     letters = letters_to(sink)
-    letters.give_up(work_of(400), given_up(400), 0)
+    give_up(letters, work_of(400), given_up(400), 0)
     with pytest.raises(Flooded) as caught:
-        letters.give_up(work_of(200), given_up(200), 0)
+        give_up(letters, work_of(200), given_up(200), 0)
     assert caught.value.exit_code == 4 and len(sink.letters) == 400
     assert "flood=1" in str(caught.value)
 
 
 def test_half_of_a_large_batch_is_no_flood_and_flood_1_never_is() -> None:
     sink = FakeSink()
-    letters_to(sink).give_up(work_of(900), given_up(900), 9_100)
-    letters_to(sink, fuse=Fuse(1.0)).give_up(work_of(2_000), given_up(2_000), 0)
+    give_up(letters_to(sink), work_of(900), given_up(900), 9_100)
+    give_up(letters_to(sink, fuse=Fuse(1.0)), work_of(2_000), given_up(2_000), 0)
     assert len(sink.letters) == 2_900
 
 
 def test_what_expired_is_no_flood() -> None:
     sink = FakeSink()
-    letters_to(sink).give_up(work_of(2_000), given_up(2_000, Expired("old")), 0)
+    give_up(letters_to(sink), work_of(2_000), given_up(2_000, Expired("old")), 0)
     assert len(sink.letters) == 2_000
 
 
@@ -135,5 +141,5 @@ def test_after_a_flood_one_more_bad_record_stops_it_again_unpublished() -> None:
     sink, work = FakeSink(), work_of(1)
     work.probe = True
     with pytest.raises(Flooded):
-        letters_to(sink).give_up(work, given_up(1), 0)
+        give_up(letters_to(sink), work, given_up(1), 0)
     assert not sink.letters

@@ -246,6 +246,7 @@ def test_dead_letters_of_an_async_handler_are_published_off_the_event_loop() -> 
     letters = DeadLetters("app.handler", sink, discard=False, fuse=Fuse(0.5))
     made = Dispatch("handler", handle, shape(handle), Policy(), letters)
     work = work_of(b"a")
+    work.lane.shape = Shape(positioned=False)  # else the loop sees to them
     assert isinstance(asyncio.run(made.asynchronous(work, made.prepare(work))), Verdict)
     assert threads[0] is not threading.current_thread() and len(sink.letters) == 1
 

@@ -15,9 +15,9 @@ from tests.waiting import until
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
-from worker.errors import Reject, Stopped, Stuck, Unavailable
+from worker.errors import PublishError, Reject, Stopped, Stuck, Unavailable
 from worker.interface import Batch, Partition
-from worker.lane import Shape
+from worker.lane import AHEAD, Shape
 from worker.loop import Loop
 from worker.retry import Backoff, Policy
 from worker.testing.fake import FakeSink, FakeSource
@@ -469,3 +469,118 @@ def test_an_async_call_that_cancels_itself_at_its_end_is_a_failure() -> None:
         until(lambda: len(calls) == 2)
         assert run.threads.crash is None
         run.stop()
+
+
+# Dead letters on their way
+
+
+def reject_bad(seen: list[bytes | None]) -> Callable[[Batch], dict[int, Exception]]:
+    def handle(b: Batch) -> dict[int, Exception]:
+        values = b.values()
+        seen.extend(values)
+        return {i: Reject("no") for i, value in enumerate(values) if value == b"bad"}
+
+    return handle
+
+
+def held_back() -> FakeSink:
+    sink = FakeSink()
+    sink.gate = threading.Event()
+    return sink
+
+
+def test_the_next_batch_begins_while_letters_are_on_their_way_and_only_the_position_waits() -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    for value in (b"1", b"bad", b"3", b"4"):
+        source.put(value)
+    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+        until(lambda: seen == [b"1", b"bad", b"3", b"4"])
+        until(lambda: source.durable.get(P0) == {0})
+        time.sleep(0.05)
+        assert source.durable[P0] == {0} and not sink.letters
+        sink.gate.set()
+        until(source.finished)
+    assert [letter.record.value for letter in sink.letters] == [b"bad"]
+
+
+@pytest.mark.parametrize(("max_bytes", "most"), [(10_000, AHEAD + 1), (40, 5)])
+def test_no_more_is_handled_behind_letters_than_memory_is_meant_for(max_bytes: int, most: int) -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    for value in (b"bad", *[b"x" * 10] * 500):
+        source.put(value)
+    with running(source, reject_bad(seen), sink=sink, batch_size=1, max_bytes=max_bytes):
+        until(lambda: len(seen) >= most)
+        time.sleep(0.1)
+        assert len(seen) == most
+        sink.gate.set()
+        until(source.finished)
+
+
+def test_what_failed_during_one_publish_goes_out_in_the_next_one() -> None:
+    source, sink, seen, publishes = FakeSource(), held_back(), [], []
+    publish = sink.publish
+    sink.publish = lambda letters: (publishes.append(len(letters)), publish(letters))  # type: ignore[method-assign]
+    for _ in range(20):
+        source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+        until(lambda: len(seen) == 20)
+        time.sleep(0.05)
+        sink.gate.set()
+        until(source.finished)
+    assert len(publishes) <= 3 and sum(publishes) == 20
+
+
+def test_an_ordered_queue_waits_for_its_letters() -> None:
+    """What follows would be gone when the record comes again."""
+    source, sink, seen = FakeSource(ordered=False), held_back(), []
+    source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink, positioned=False, ordered=True):
+        until(lambda: seen == [b"bad"])
+        source.put(b"2")
+        time.sleep(0.1)
+        assert seen == [b"bad"]
+        sink.gate.set()
+        until(source.finished)
+
+
+def test_a_drain_and_a_partition_that_is_given_away_wait_for_letters() -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    for partition in (0, 1):
+        source.put(b"bad", partition=partition)
+    with running(source, reject_bad(seen), sink=sink) as run:
+        until(lambda: len(seen) == 2)
+        source.revoke([P0])
+        threading.Timer(0.1, sink.gate.set).start()
+        until(lambda: source.durable.get(P0) == {0})
+        sink.gate.clear()
+        source.put(b"bad", partition=1)
+        until(lambda: len(seen) == 3)
+        threading.Timer(0.1, sink.gate.set).start()
+        run.stop()
+    assert source.durable == {P0: {0}, P1: {0, 1}} and len(sink.letters) == 3
+
+
+def test_a_source_is_not_closed_before_its_letters_are_durable() -> None:
+    """Not every one asks for what is in flight when it closes."""
+    source, sink, seen, durable = FakeSource(ordered=False), held_back(), [], []
+    close = source.close
+    source.close = lambda: (durable.append(len(sink.letters)), close())  # type: ignore[method-assign]
+    source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink, positioned=False, ordered=False) as run:
+        until(lambda: seen == [b"bad"])
+        threading.Timer(0.1, sink.gate.set).start()
+        run.stop()
+    assert durable == [1] and source.durable == {P0: {0}}
+
+
+def test_letters_that_cannot_be_published_stop_it_and_nothing_behind_them_is_committed() -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    sink.fail(permanent=True)
+    for value in (b"1", b"bad", b"3"):
+        source.put(value)
+    with running(source, reject_bad(seen), sink=sink, batch_size=1) as run:
+        until(lambda: len(seen) == 3)
+        sink.gate.set()
+        until(lambda: run.loop.closed)
+        assert isinstance(run.loop.failure, PublishError)
+    assert source.durable == {P0: {0}} and not sink.letters

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
 from worker.interface import DeadLetter, Record, Sink
 from worker.retry import Backoff
-from worker.work import GivenUp, Work
+from worker.work import GivenUp, Verdict, Work
 
 log = logging.getLogger("worker")
 
@@ -83,7 +83,7 @@ class Fuse:
 
 
 class DeadLetters:
-    """For the threads of one handler; `give_up` returns when everything is durable or discarded by choice.
+    """For the threads of one handler.
 
     `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
     """
@@ -120,21 +120,38 @@ class DeadLetters:
         if self._sink is not None or self._broker:
             self._fuse.passes(records, 0)
 
-    def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> None:
-        """Raises Stopped, Flooded or PublishError: then nothing of this batch may be committed."""
+    def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> list[DeadLetter]:
+        """Returns what is to be published before those given up have ended; raises Stopped, Flooded or PublishError: then nothing
+        of this batch may be committed."""
         if self._sink is None and not self._broker:
             self._discard_or_stop(work, given_up)
-            return
+            return []
         failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
         if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
             raise Flooded(
                 f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
                 f"nothing more is published or committed. {self._remedy}, or set flood=1 to let them all through"
             )
-        if self._sink is not None:
-            now = self._wall()
-            self._publish(self._sink, [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up])
-        log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
+        if self._sink is None:
+            log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
+            return []
+        now = self._wall()
+        letters = [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
+        if work.lane.shape.ahead:
+            return letters
+        self.publish([(work, Verdict((), given_up=list(given_up), letters=letters))])
+        return []
+
+    def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
+        """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by
+        its new owner. Raises PublishError."""
+        group = [(work, verdict) for work, verdict in group if not work.lane.gone]
+        if self._sink is None or not group:
+            return
+        letters = [one for _, verdict in group for one in verdict.letters]
+        self._publish(self._sink, letters)
+        work, verdict = group[0]
+        log.error("%s: %d dead letters: %s", self.handler, len(letters), _say(work, verdict.given_up[0]))
 
     def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:
         for one in given_up:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -71,6 +71,14 @@ class Dispatch:
         if self.watch is not None and not self.watch.end(work):
             return None
         return outcome if isinstance(outcome, WorkerError) else self._decide(work, outcome)
+
+    def publish(self, group: Sequence[tuple[Work, Verdict]]) -> WorkerError | None:
+        """The letters of these; blocks until they are durable."""
+        try:
+            self._dead_letters.publish(group)
+        except WorkerError as error:
+            return error
+        return None
 
     def late(self, work: Work) -> Verdict | WorkerError:
         """For a call that nobody waits for any longer."""
@@ -152,7 +160,7 @@ class Dispatch:
         if not verdict.given_up:
             self._dead_letters.handled(len(verdict.finished))
         elif not work.lane.gone:  # else its new owner gives it up
-            self._dead_letters.give_up(work, verdict.given_up, len(verdict.finished))
+            verdict.letters = self._dead_letters.give_up(work, verdict.given_up, len(verdict.finished))
 
     def _tell(self, work: Work, verdict: Verdict, error: Exception) -> None:
         again = sum(len(part.indices) for part in verdict.again)

@@ -8,12 +8,13 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from worker.errors import Flooded, Unavailable, WorkerError
 from worker.interface import Batch, Partition, Sink, Source
 from worker.lane import Lane, Shape
+from worker.outbox import Outbox
 from worker.rebalance import Assignment
 from worker.retry import Backoff
 from worker.work import Verdict, Work
@@ -75,6 +76,8 @@ class Loop:
         self.lanes, self.ready, self.running = self.assignment.lanes, self.assignment.ready, self.assignment.running
         self.outcomes: deque[tuple[Work, Verdict | WorkerError]] = deque()
         """Needs no lock, else a drain that holds the loop would wait for a thread that waits for the loop."""
+        self.outbox = Outbox()
+        """Dead letters that are to be published."""
         self.counters = Counters()
         self.failure: WorkerError | None = None
         """Why it stopped by itself."""
@@ -124,6 +127,11 @@ class Loop:
         self.outcomes.append((work, result))
         self.assignment.ended(work)
 
+    def published(self, group: Sequence[tuple[Work, Verdict]], error: WorkerError | None) -> None:
+        """What became of what was taken from the outbox; counts at the next turn."""
+        self.outbox.ended.extend((work, verdict, error) for work, verdict in group)
+        self.assignment.wake.set()
+
     def stop(self, deadline: float) -> None:
         """Start nothing more; close when what is in flight has ended, or at `deadline`."""
         self._deadline = min(self._deadline, deadline)
@@ -160,6 +168,11 @@ class Loop:
             self._poll(0.0)
 
     @property
+    def idle(self) -> bool:
+        """No handler runs, and nothing that it has done is on its way."""
+        return self.assignment.idle and not self.outbox.open
+
+    @property
     def _starting(self) -> bool:
         return not self.draining or self._finishing > 0
 
@@ -176,7 +189,7 @@ class Loop:
             self.assignment.drop_ready(self.lanes.values())
         elif not self._dry or any(lane.waiting.count for lane in self.lanes.values()):
             return now >= self._deadline
-        return (self.assignment.idle and not self.outcomes) or now >= self._deadline
+        return (self.idle and not self.outcomes) or now >= self._deadline
 
     def _poll(self, timeout: float) -> None:
         now = self._clock()
@@ -193,7 +206,7 @@ class Loop:
         if self._away_since is not None:
             log.info("%s: connected again", self.name)
             self._away_since, self._attempt = None, 0
-        if not room and timeout and not self.outcomes and not self.ready:
+        if not room and timeout and not self.outcomes and not self.outbox.ended and not self.ready:
             self.assignment.wake.wait(timeout)
             self.assignment.wake.clear()
 
@@ -299,6 +312,20 @@ class Loop:
                 self._fail(result)
             else:
                 self._take_in(lane, work, result)
+        while self.outbox.ended:
+            self._published(*self.outbox.ended.popleft())
+
+    def _published(self, work: Work, verdict: Verdict, error: WorkerError | None) -> None:
+        lane = work.lane
+        self.outbox.open -= 1
+        if self.lanes.get(lane.partition) is not lane:  # they come again
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        self.counters.dead_lettered += len(verdict.given_up)
+        self._finished += lane.published(work, verdict)
+        self._start(lane, self._clock())
 
     def _take_in(self, lane: Lane, work: Work, verdict: Verdict) -> None:
         counters, now = self.counters, self._clock()
@@ -306,7 +333,9 @@ class Loop:
         counters.handled += len(verdict.finished)
         if verdict.again:
             counters.retried += sum(len(part.indices) for part in verdict.again)
-        if self._sink is not None or self.shape.rejects:
+        if verdict.letters:
+            self.outbox.put(work, verdict)
+        elif self._sink is not None or self.shape.rejects:
             counters.dead_lettered += len(verdict.given_up)
         else:
             counters.discarded += len(verdict.given_up)
@@ -437,3 +466,4 @@ class Loop:
             log.warning("%s: closing: %s", self.name, error)
         self.assignment.forget(self.lanes.values())
         self.closed = True
+        self.outbox.close()

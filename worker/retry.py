@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.errors import Reject, Retry
@@ -57,7 +57,7 @@ class Policy:
             verdict = Verdict([])
             self._whole(work, [i for i in range(size) if i not in outcome.bad], outcome.whole, verdict)
         else:
-            verdict = Verdict([i for i in range(reached) if i not in outcome.failed and i not in outcome.bad])
+            verdict = Verdict(_without(range(reached), {*outcome.failed, *outcome.bad}))
             self._each(work, outcome.failed, verdict)
             self._untouched(range(reached, size), outcome.bad, verdict)
         verdict.given_up += given_up
@@ -120,6 +120,15 @@ class Policy:
         if isinstance(error, Retry) and error.after is not None:
             return error.after
         return self.backoff(attempt)
+
+
+def _without(indices: range, some: Collection[int]) -> list[int]:
+    """Batches are large, and few of their records fail."""
+    rest = list(indices)
+    for index in sorted(some, reverse=True):
+        if index in indices:
+            del rest[index]
+    return rest
 
 
 def _attempt(work: Work, index: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import queue
@@ -270,6 +271,7 @@ def run_until_signal(worker: Worker) -> int:
         signals += 1
         worker.stop(now=signals > 1)
 
+    gc.freeze()  # what was imported stays: records make the collector run, and each time it would look through all that, too
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return worker.run()

@@ -1,4 +1,5 @@
-"""Who turns the loop: the handler's threads between their batches, and the stand-in while a batch takes long."""
+"""Who turns the loop: the handler's threads between their batches, and the stand-in while a batch takes long. Another thread
+publishes dead letters."""
 
 from __future__ import annotations
 
@@ -67,6 +68,7 @@ class Threads:
         name = loop.name
         self._threads = [self._thread(self._work, f"{name}-{n}") for n in range(1 if events else concurrency)]
         self._threads.append(self._thread(self._stand_in, f"{name}-stand-in"))
+        self._threads.append(self._thread(self._publish, f"{name}-letters"))
 
     def _thread(self, target: Callable[..., None], name: str, *arguments: Work) -> threading.Thread:
         return threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)
@@ -94,6 +96,7 @@ class Threads:
     def _crashed(self, error: BaseException) -> None:
         self.crash = error
         self._loop.closed = True
+        self._loop.outbox.close()
         self._on_closed()
 
     def _work(self) -> None:
@@ -106,7 +109,7 @@ class Threads:
                 continue
             with self._turning:
                 if not loop.ready and not loop.closed:
-                    loop.turn(IDLE if loop.assignment.idle else BUSY)
+                    loop.turn(IDLE if loop.idle else BUSY)
 
     def _run(self, work: Work) -> bool:
         """False: it took so long that another thread has taken this one's place."""
@@ -131,6 +134,12 @@ class Threads:
             self._loop.settle(work, await self._dispatch.asynchronous(work, call))
         except BaseException as error:  # else its partition would wait for ever, and nobody would know
             self._crashed(error)
+
+    def _publish(self) -> None:
+        loop = self._loop
+        while not loop.closed:
+            if group := loop.outbox.take(1.0):
+                loop.published(group, self._dispatch.publish(group))
 
     def _stand_in(self) -> None:
         loop = self._loop

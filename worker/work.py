@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.interface import Batch
+from worker.interface import Batch, DeadLetter
 
 if TYPE_CHECKING:
     from worker.lane import Lane
@@ -67,5 +67,7 @@ class Verdict:
     finished: Sequence[int]
     again: list[Again] = field(default_factory=list)
     given_up: list[GivenUp] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    """Of those given up, to be published before they count as ended."""
     error: Exception | None = None
     """What to tell the log about what is tried again."""

@@ -11,7 +11,7 @@ from worker.interface import Batch, Partition
 from worker.lane import Lane
 from worker.loop import Loop
 from worker.testing.fake import FakeSource
-from worker.work import Work
+from worker.work import Verdict, Work
 
 RecordId = tuple[Partition, int | str]
 
@@ -60,7 +60,7 @@ class CheckedSource(FakeSource):
 
     def rewind(self, partition: Partition) -> None:
         lane = self.member.last[partition]
-        if any(work.lane is lane for work in self.member.loop.running):
+        if any(work.lane is lane for work in (*self.member.loop.running, *(work for work, _ in self.member.letters))):
             raise Violated(f"{partition} was rewound with a batch in flight")
         self.ledger.say(self.member, "rewinds", partition)
         super().rewind(partition)
@@ -96,6 +96,8 @@ class Member:
     dispatch: Dispatch = field(init=False)
     hands: list[tuple[Work, Dispatch, Loop]] = field(default_factory=list)
     """Batches in a handler's hands, also of a loop that is closed."""
+    letters: list[tuple[Work, Verdict]] = field(default_factory=list)
+    """On their way."""
     frozen: bool = False
     last: dict[Partition, Lane] = field(default_factory=dict)
     """Of each partition the lane whose batch was begun last."""

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.simulation.choices import LAST
-from tests.simulation.group import CheckedSource, Group, Ledger, Member, Violated
+from tests.simulation.group import CheckedSource, Group, Ledger, Member, RecordId, Violated
 from tests.simulation.plan import Plan
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import Failed, Flooded, PublishError, Reject, Retry, WorkerError
 from worker.interface import Batch, Partition, Record
+from worker.lane import AHEAD, Lane
 from worker.loop import POLL, WAITING, Loop
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
@@ -39,8 +40,11 @@ class Wake:
 
     def wait(self, timeout: float) -> None:
         simulation = self._simulation
-        if self._member.hands and simulation.rng.random() < 0.5:
+        choice = simulation.rng.random()
+        if self._member.hands and choice < 0.5:
             simulation.end_one(self._member)
+        elif self._member.loop.outbox.open and choice < 0.75:
+            simulation.publish_some(self._member)
         else:
             simulation.clock.advance(timeout)
 
@@ -67,6 +71,8 @@ class Simulation:
         """Until then every call fails."""
         self.failed = False
         """There was such a time."""
+        self.leaving: dict[RecordId, Lane] = {}
+        """Given up there, and their letters are on their way."""
         self.disowned = False
         """Something was lost, so something may be repeated."""
         self.produced = 0
@@ -124,6 +130,7 @@ class Simulation:
             "sim", self.handle, shape(self.handle), plan.policy, letters, clock=self.clock, wall=self.clock
         )
         member.hands.clear()
+        member.letters.clear()
 
     # The handler
 
@@ -188,6 +195,9 @@ class Simulation:
                     continue
                 if self.ledger.ended[(earlier.partition, earlier.id)] or (earlier.id in inside and not by_key):
                     continue
+                lane = self.leaving.get((earlier.partition, earlier.id))
+                if lane is not None and not lane.gone and made.positioned:
+                    continue
                 raise Violated(f"{record.id} of {record.partition} was handled before {earlier.id}")
 
     # The threads
@@ -228,9 +238,25 @@ class Simulation:
         if not isinstance(result, WorkerError) and not work.lane.gone:
             for one in result.given_up:
                 record = work.batch.record(one.index)
-                self.ledger.ended[(record.partition, record.id)] += 1
+                if result.letters:
+                    self.leaving[(record.partition, record.id)] = work.lane
+                else:
+                    self.ledger.ended[(record.partition, record.id)] += 1
                 self.say("given up", record.id, record.partition)
         loop.settle(work, result)
+
+    def publish_some(self, member: Member) -> None:
+        """What was taken from the outbox earlier arrives now, and the next is taken."""
+        group, member.letters = member.letters, member.loop.outbox.take(0.0)
+        if group:
+            error = member.dispatch.publish(group)
+            for work, verdict in group:
+                if error is None and not work.lane.gone:
+                    for one in verdict.given_up:
+                        record = work.batch.record(one.index)
+                        self.ledger.ended[(record.partition, record.id)] += 1
+            self.say(member, "publishes", len(group), error)
+            member.loop.published(group, error)
 
     # What the world does
 
@@ -340,6 +366,8 @@ class Simulation:
                 self.begin_one(member)
             elif member.hands:
                 self.end_one(member)
+            else:
+                self.publish_some(member)
             member.loop.turn(0.01)
         if not member.loop.closed:
             raise Violated("a drain without end")
@@ -384,8 +412,10 @@ class Simulation:
         elif choice < 0.75:
             if member.loop.ready and len(member.hands) < self.plan.threads:
                 self.begin_one(member)
-        elif choice < 0.95 and member.hands:
+        elif choice < 0.9 and member.hands:
             self.end_one(member)
+        elif choice < 0.965:
+            self.publish_some(member)
 
     def _check(self, member: Member) -> None:
         loop, made = member.loop, self.plan.shape
@@ -401,8 +431,9 @@ class Simulation:
                 if max(busy.values()) > made.parallel:
                     raise Violated(f"more than {made.parallel} batches of one partition in flight")
         for lane in loop.lanes.values():
-            if lane.position.open > made.room:
-                raise Violated(f"{lane.position.open} records open of {made.room}")
+            room = made.room + (AHEAD * made.batch_size if made.positioned and self.sink is not None else 0)
+            if lane.position.open > room:
+                raise Violated(f"{lane.position.open} records open of {room}")
         if sum(lane.waiting.count for lane in loop.lanes.values()) >= WAITING + len(loop.lanes) * (made.high + POLL):
             raise Violated("memory is not bounded")
 
@@ -463,7 +494,8 @@ class Simulation:
                 self.begin_one(member)
             if member.hands:
                 self.end_one(member)
-            if member.loop.assignment.idle:
+            self.publish_some(member)
+            if member.loop.idle:
                 self.clock.advance(0.5)
             self._check(member)
         return False
