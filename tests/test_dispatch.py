@@ -231,24 +231,21 @@ def test_retry_is_no_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
-def test_dead_letters_of_an_async_handler_are_published_off_the_event_loop() -> None:
-    threads = []
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_dead_letters_are_left_to_the_loop(asynchronous: bool) -> None:
+    """Publishing blocks: neither an event loop nor the thread of a handler, which other partitions want, waits for it."""
 
-    class Sink(FakeSink):
-        def publish(self, letters: Any) -> None:
-            threads.append(threading.current_thread())
-            super().publish(letters)
-
-    async def handle(b: Batch) -> None:
+    def handle(b: Batch) -> None:
         raise Reject("no")
 
-    sink = Sink()
+    sink = FakeSink()
+    function = both(handle)[asynchronous]
     letters = DeadLetters("app.handler", sink, discard=False, fuse=Fuse(0.5))
-    made = Dispatch("handler", handle, shape(handle), Policy(), letters)
+    made = Dispatch("handler", function, shape(function), Policy(), letters)
     work = work_of(b"a")
-    work.lane.shape = Shape(positioned=False)  # else the loop sees to them
-    assert isinstance(asyncio.run(made.asynchronous(work, made.prepare(work))), Verdict)
-    assert threads[0] is not threading.current_thread() and len(sink.letters) == 1
+    verdict = asyncio.run(made.asynchronous(work, made.prepare(work))) if asynchronous else made(work)
+    assert isinstance(verdict, Verdict) and len(verdict.letters) == 1 and not sink.letters
+    assert made.publish([(work, verdict)]) is None and len(sink.letters) == 1
 
 
 def test_dead_letters_of_an_async_handler_do_not_wait_for_what_it_does_on_threads() -> None:

@@ -17,7 +17,7 @@ from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import PublishError, Reject, Stopped, Stuck, Unavailable
 from worker.interface import Batch, Partition
-from worker.lane import AHEAD, Shape
+from worker.lane import Shape
 from worker.loop import Loop
 from worker.retry import Backoff, Policy
 from worker.testing.fake import FakeSink, FakeSource
@@ -489,29 +489,33 @@ def held_back() -> FakeSink:
     return sink
 
 
-def test_the_next_batch_begins_while_letters_are_on_their_way_and_only_the_position_waits() -> None:
+@pytest.mark.parametrize("positioned", [True, False])
+def test_in_order_the_next_batch_waits_for_letters_and_other_partitions_go_on(positioned: bool) -> None:
+    source, sink, seen = FakeSource(ordered=positioned), held_back(), []
+    source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink, positioned=positioned):
+        until(lambda: seen == [b"bad"])
+        source.put(b"2")
+        for _ in range(50):
+            source.put(b"other", partition=1)
+        until(lambda: seen == [b"bad", *[b"other"] * 50])
+        until(lambda: len(source.durable.get(P1, ())) == 50)
+        time.sleep(0.05)
+        assert len(seen) == 51 and P0 not in source.durable
+        sink.gate.set()
+        until(source.finished)
+    assert seen[-1] == b"2" and [letter.record.value for letter in sink.letters] == [b"bad"]
+
+
+def test_without_order_the_next_batch_begins_while_letters_are_on_their_way_and_only_the_position_waits() -> None:
     source, sink, seen = FakeSource(), held_back(), []
     for value in (b"1", b"bad", b"3", b"4"):
         source.put(value)
-    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+    with running(source, reject_bad(seen), sink=sink, batch_size=1, ordered=False):
         until(lambda: seen == [b"1", b"bad", b"3", b"4"])
         until(lambda: source.durable.get(P0) == {0})
         time.sleep(0.05)
         assert source.durable[P0] == {0} and not sink.letters
-        sink.gate.set()
-        until(source.finished)
-    assert [letter.record.value for letter in sink.letters] == [b"bad"]
-
-
-@pytest.mark.parametrize(("max_bytes", "most"), [(10_000, AHEAD + 1), (40, 5)])
-def test_no_more_is_handled_behind_letters_than_memory_is_meant_for(max_bytes: int, most: int) -> None:
-    source, sink, seen = FakeSource(), held_back(), []
-    for value in (b"bad", *[b"x" * 10] * 500):
-        source.put(value)
-    with running(source, reject_bad(seen), sink=sink, batch_size=1, max_bytes=max_bytes):
-        until(lambda: len(seen) >= most)
-        time.sleep(0.1)
-        assert len(seen) == most
         sink.gate.set()
         until(source.finished)
 
@@ -520,27 +524,14 @@ def test_what_failed_during_one_publish_goes_out_in_the_next_one() -> None:
     source, sink, seen, publishes = FakeSource(), held_back(), [], []
     publish = sink.publish
     sink.publish = lambda letters: (publishes.append(len(letters)), publish(letters))  # type: ignore[method-assign]
-    for _ in range(20):
-        source.put(b"bad")
-    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+    for partition in range(20):
+        source.put(b"bad", partition=partition)
+    with running(source, reject_bad(seen), sink=sink):
         until(lambda: len(seen) == 20)
         time.sleep(0.05)
         sink.gate.set()
         until(source.finished)
     assert len(publishes) <= 3 and sum(publishes) == 20
-
-
-def test_an_ordered_queue_waits_for_its_letters() -> None:
-    """What follows would be gone when the record comes again."""
-    source, sink, seen = FakeSource(ordered=False), held_back(), []
-    source.put(b"bad")
-    with running(source, reject_bad(seen), sink=sink, positioned=False, ordered=True):
-        until(lambda: seen == [b"bad"])
-        source.put(b"2")
-        time.sleep(0.1)
-        assert seen == [b"bad"]
-        sink.gate.set()
-        until(source.finished)
 
 
 def test_a_drain_and_a_partition_that_is_given_away_wait_for_letters() -> None:
@@ -573,13 +564,14 @@ def test_a_source_is_not_closed_before_its_letters_are_durable() -> None:
     assert durable == [1] and source.durable == {P0: {0}}
 
 
-def test_letters_that_cannot_be_published_stop_it_and_nothing_behind_them_is_committed() -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+def test_letters_that_cannot_be_published_stop_it_and_nothing_behind_them_is_committed(ordered: bool) -> None:
     source, sink, seen = FakeSource(), held_back(), []
     sink.fail(permanent=True)
     for value in (b"1", b"bad", b"3"):
         source.put(value)
-    with running(source, reject_bad(seen), sink=sink, batch_size=1) as run:
-        until(lambda: len(seen) == 3)
+    with running(source, reject_bad(seen), sink=sink, batch_size=1, ordered=ordered) as run:
+        until(lambda: len(seen) == (2 if ordered else 3))
         sink.gate.set()
         until(lambda: run.loop.closed)
         assert isinstance(run.loop.failure, PublishError)

@@ -15,10 +15,6 @@ class Position(Protocol):
     open: int
     """Records delivered and not finished, or behind one that is not."""
 
-    @property
-    def held_bytes(self) -> int:
-        """Of batches in which something is open or behind what is."""
-
     def deliver(self, batch: Batch) -> range: ...
 
     def finish(self, numbers: Sequence[int], batch: Batch) -> list[Batch]:
@@ -33,12 +29,6 @@ class Prefix:
         self._held: deque[Batch] = deque()
         self._head = 0
         self._done: set[int] = set()
-        self._runs: dict[int, int] = {}
-        """Where a whole batch is finished that is not the first, and how many records that is."""
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(batch.size() for batch in self._held)
 
     def deliver(self, batch: Batch) -> range:
         start = self._head + self.open
@@ -49,29 +39,17 @@ class Prefix:
     def finish(self, numbers: Sequence[int], batch: Batch) -> list[Batch]:
         first = self._held[0]
         whole = len(numbers) == len(first) and numbers[0] == self._head and numbers[-1] == self._head + len(first) - 1
-        if whole and not self._done and not self._runs:
+        if whole and not self._done:
             self._held.popleft()
             self._move(len(first))
             return [first]
-        if isinstance(numbers, range):
-            self._runs[numbers.start] = len(numbers)
-        else:
-            self._done.update(numbers)
-        count = self._finished()
+        self._done.update(numbers)
+        count = 0
+        while self._head + count in self._done:
+            self._done.remove(self._head + count)
+            count += 1
         self._move(count)
         return self._release(count)
-
-    def _finished(self) -> int:
-        """How many, from the first one on."""
-        at = self._head
-        while True:
-            if (run := self._runs.pop(at, 0)) > 0:
-                at += run
-            elif at in self._done:
-                self._done.remove(at)
-                at += 1
-            else:
-                return at - self._head
 
     def _move(self, count: int) -> None:
         self._head += count
@@ -95,10 +73,6 @@ class Each:
     def __init__(self) -> None:
         self.open = 0
         self._next = 0
-
-    @property
-    def held_bytes(self) -> int:
-        return 0
 
     def deliver(self, batch: Batch) -> range:
         start = self._next

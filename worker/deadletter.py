@@ -121,8 +121,8 @@ class DeadLetters:
             self._fuse.passes(records, 0)
 
     def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> list[DeadLetter]:
-        """Returns what is to be published before those given up have ended; raises Stopped, Flooded or PublishError: then nothing
-        of this batch may be committed."""
+        """Returns what is to be published before those given up have ended; raises Stopped or Flooded: then nothing of this batch
+        may be committed."""
         if self._sink is None and not self._broker:
             self._discard_or_stop(work, given_up)
             return []
@@ -136,11 +136,7 @@ class DeadLetters:
             log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
             return []
         now = self._wall()
-        letters = [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
-        if work.lane.shape.ahead:
-            return letters
-        self.publish([(work, Verdict((), given_up=list(given_up), letters=letters))])
-        return []
+        return [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
 
     def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
         """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by

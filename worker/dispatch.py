@@ -96,17 +96,14 @@ class Dispatch:
             return error
 
     async def asynchronous(self, work: Work, call: Call) -> Verdict | WorkerError:
-        """In a task of its own; dead letters are published on a thread, as that blocks."""
+        """In a task of its own."""
         running.set((self.name, work.batch))
         try:
             outcome = await self._awaited(work, call)
             if self._capture is not None and outcome != Outcome():
                 await self._on_a_thread(self._capture, work.batch, outcome)
             verdict = self._policy.decide(work, outcome)
-            if verdict.given_up:
-                await self._on_a_thread(self._after, work, verdict)
-            else:
-                self._after(work, verdict)
+            self._after(work, verdict)
             return verdict
         except WorkerError as error:
             return error

@@ -15,8 +15,6 @@ from worker.commit import Each, Position, Prefix
 from worker.interface import Batch, Partition
 from worker.work import Again, Verdict, Work
 
-AHEAD = 64
-"""Batches that may be finished behind dead letters on their way."""
 _order = itertools.count()
 
 
@@ -45,12 +43,6 @@ class Shape:
         return self.batch_size if self.parallel == 1 else 2 * self.parallel * self.batch_size
 
     @property
-    def ahead(self) -> bool:
-        """The next batch may begin while dead letters of the last one are on their way. Not in an ordered queue, where what ends
-        is gone, and a letter that is lost would come again behind it."""
-        return self.positioned or not self.ordered
-
-    @property
     def high(self) -> int:
         """Records that may wait before the partition is paused. A pause throws away what the client fetched, so it is rare."""
         return max(4 * self.batch_size, 2_000)
@@ -75,7 +67,7 @@ class Lane:
         self.gone = False
         """Its partition is somebody else's, or comes again from the start."""
         self.letters = 0
-        """Works whose dead letters are on their way."""
+        """Where there is no order: works whose dead letters are on their way. In order the next one waits for them."""
         self._todo: list[deque[Work]] = [deque() for _ in range(shape.parallel)]
         self._aside: list[tuple[float, int, Work]] = []
 
@@ -102,21 +94,13 @@ class Lane:
         """The next batch need not be polled for."""
         return self.waiting.full()
 
-    @property
-    def _room(self) -> int:
-        """Where a position moves, what is behind a letter on its way is finished and held: not too much, as that is memory, and
-        comes again after a crash."""
-        if not self.letters or not self.shape.positioned:
-            return self.shape.room
-        return self.shape.room + AHEAD * self.shape.batch_size if self.position.held_bytes < self.shape.max_bytes else 0
-
     def start(self, now: float, most: int | None = None) -> Iterator[Work]:
         """What can be given to the handler now; `most` bounds the records taken (the probe after a flood)."""
         if self.closing:
             return
         for slot, work in enumerate(self.busy):
             if work is None and not self._todo[slot] and self._ready(now):
-                self._deal(slot, min(most or self.shape.room, self._room - self.position.open))
+                self._deal(slot, min(most or self.shape.room, self.shape.room - self.position.open))
         for slot, work in enumerate(self.busy):
             if work is None and (work := self._next(slot, now)):
                 self.busy[slot] = work
@@ -138,7 +122,7 @@ class Lane:
 
     def _ready(self, now: float) -> bool:
         waiting, shape = self.waiting, self.shape
-        if not waiting.count or self.position.open >= self._room:
+        if not waiting.count or self.position.open >= shape.room:
             return False
         if self.flush or waiting.full() or now >= waiting.due:
             return True
@@ -176,12 +160,16 @@ class Lane:
         todo.append(work)
 
     def settle(self, work: Work, verdict: Verdict, now: float) -> tuple[list[Batch], list[Batch]]:
-        """Takes the result of one of its works; returns what may be committed, and what is to be rejected."""
-        self.busy[work.slot] = None
+        """Takes the result of one of its works; returns what may be committed, and what is to be rejected.
+
+        A work with dead letters has not ended before they are durable (`published`); in order, its slot is busy until then.
+        """
+        if not (verdict.letters and self.shape.ordered):
+            self.busy[work.slot] = None
         if verdict.again:
             self._try_again(work, [self._again(work, part, now) for part in verdict.again])
         if verdict.letters:
-            self.letters += 1
+            self.letters += not self.shape.ordered
             return [], []
         if self.shape.rejects:
             return self._finish(work, verdict.finished), self._finish(work, [one.index for one in verdict.given_up])
@@ -189,8 +177,15 @@ class Lane:
 
     def published(self, work: Work, verdict: Verdict) -> list[Batch]:
         """The letters of one of its works are durable; returns what may be committed."""
-        self.letters -= 1
+        self.unpublished(work)
         return self._ended(work, verdict)
+
+    def unpublished(self, work: Work) -> None:
+        """The letters of one of its works could not be published: nothing of it has ended."""
+        if self.shape.ordered:
+            self.busy[work.slot] = None
+        else:
+            self.letters -= 1
 
     def _ended(self, work: Work, verdict: Verdict) -> list[Batch]:
         given_up = [one.index for one in verdict.given_up]
@@ -237,7 +232,7 @@ class Lane:
         for slot, todo in enumerate(self._todo):
             if todo and self.busy[slot] is None:
                 at = min(at, todo[0].due)
-        if self.waiting.count and self.position.open < self._room:
+        if self.waiting.count and self.position.open < self.shape.room:
             at = min(at, self.waiting.due)
         return at
 

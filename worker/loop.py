@@ -225,6 +225,8 @@ class Loop:
             self._full = self._over(self._clock())
             if self._full:
                 return True
+        if self.outbox.open and all(lane.supplied for lane in self.lanes.values()):
+            return True  # a source that waits for records is not woken up by letters
         return len(self.running) >= self._threads and any(lane.supplied for lane in self.lanes.values())
 
     def _receive(self, batch: Batch, now: float) -> None:
@@ -301,10 +303,7 @@ class Loop:
             work, result = self.outcomes.popleft()
             lane = work.lane
             if self.lanes.get(lane.partition) is not lane:  # the only fence: late results of a lost partition end here
-                self.counters.fenced += len(work.batch)
-                self.assignment.late.discard(work)
-                if (again := self.lanes.get(lane.partition)) is not None:
-                    self._start(again, self._clock())
+                self._too_late(work)
             elif isinstance(result, Flooded) and self._pauses and not self.draining:
                 self._pause(work, result)
             elif isinstance(result, WorkerError):
@@ -318,14 +317,21 @@ class Loop:
     def _published(self, work: Work, verdict: Verdict, error: WorkerError | None) -> None:
         lane = work.lane
         self.outbox.open -= 1
-        if self.lanes.get(lane.partition) is not lane:  # they come again
-            return
-        if error is not None:
+        if self.lanes.get(lane.partition) is not lane:
+            self._too_late(work)
+        elif error is not None:
+            lane.unpublished(work)
             self._fail(error)
-            return
-        self.counters.dead_lettered += len(verdict.given_up)
-        self._finished += lane.published(work, verdict)
-        self._start(lane, self._clock())
+        else:
+            self.counters.dead_lettered += len(verdict.given_up)
+            self._finished += lane.published(work, verdict)
+            self._start(lane, self._clock())
+
+    def _too_late(self, work: Work) -> None:
+        self.counters.fenced += len(work.batch)
+        self.assignment.late.discard(work)
+        if (again := self.lanes.get(work.lane.partition)) is not None:
+            self._start(again, self._clock())
 
     def _take_in(self, lane: Lane, work: Work, verdict: Verdict) -> None:
         counters, now = self.counters, self._clock()

@@ -14,7 +14,7 @@ _TOGETHER = 1_000
 
 
 class Outbox:
-    """Put in by the turn, taken out by one thread, which says in `ended` what became of them."""
+    """Put in by the turn, taken out by other threads, which say in `ended` what became of them."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -35,7 +35,10 @@ class Outbox:
         group: list[tuple[Work, Verdict]] = []
         letters = 0
         with suppress(queue.Empty):
-            while letters < _TOGETHER and (found := self._queue.get(timeout=0.0 if group else timeout)) is not None:
+            while letters < _TOGETHER:
+                if (found := self._queue.get(timeout=0.0 if group else timeout)) is None:
+                    self.close()  # others wait, too
+                    break
                 group.append(found)
                 letters += len(found[1].letters)
         return group

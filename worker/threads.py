@@ -1,5 +1,5 @@
-"""Who turns the loop: the handler's threads between their batches, and the stand-in while a batch takes long. Another thread
-publishes dead letters."""
+"""Who turns the loop: the handler's threads between their batches, and the stand-in while a batch takes long. Other threads
+publish dead letters."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ TICK = 0.015
 UNATTENDED = 0.03
 """Seconds without a turn after which the stand-in takes over. A fast handler never sees it: handing each batch to another
 thread costs a third of the throughput."""
+PUBLISHERS = 2
+"""Threads for dead letters: those of some partitions are collected while those of others are on their way. Four were slower."""
 STUCK = 50
 """Threads whose calls took too long and have not returned since; with one more, only another process helps. To find the one
 record that hangs among 500 takes ten tries and nine halvings."""
@@ -68,7 +70,7 @@ class Threads:
         name = loop.name
         self._threads = [self._thread(self._work, f"{name}-{n}") for n in range(1 if events else concurrency)]
         self._threads.append(self._thread(self._stand_in, f"{name}-stand-in"))
-        self._threads.append(self._thread(self._publish, f"{name}-letters"))
+        self._threads += [self._thread(self._publish, f"{name}-letters-{n}") for n in range(PUBLISHERS)]
 
     def _thread(self, target: Callable[..., None], name: str, *arguments: Work) -> threading.Thread:
         return threading.Thread(target=self._guard, args=(target, *arguments), name=name, daemon=True)

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.simulation.choices import LAST
-from tests.simulation.group import CheckedSource, Group, Ledger, Member, RecordId, Violated
+from tests.simulation.group import CheckedSource, Group, Ledger, Member, Violated
 from tests.simulation.plan import Plan
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import Failed, Flooded, PublishError, Reject, Retry, WorkerError
 from worker.interface import Batch, Partition, Record
-from worker.lane import AHEAD, Lane
 from worker.loop import POLL, WAITING, Loop
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
@@ -71,8 +70,6 @@ class Simulation:
         """Until then every call fails."""
         self.failed = False
         """There was such a time."""
-        self.leaving: dict[RecordId, Lane] = {}
-        """Given up there, and their letters are on their way."""
         self.disowned = False
         """Something was lost, so something may be repeated."""
         self.produced = 0
@@ -195,9 +192,6 @@ class Simulation:
                     continue
                 if self.ledger.ended[(earlier.partition, earlier.id)] or (earlier.id in inside and not by_key):
                     continue
-                lane = self.leaving.get((earlier.partition, earlier.id))
-                if lane is not None and not lane.gone and made.positioned:
-                    continue
                 raise Violated(f"{record.id} of {record.partition} was handled before {earlier.id}")
 
     # The threads
@@ -238,9 +232,7 @@ class Simulation:
         if not isinstance(result, WorkerError) and not work.lane.gone:
             for one in result.given_up:
                 record = work.batch.record(one.index)
-                if result.letters:
-                    self.leaving[(record.partition, record.id)] = work.lane
-                else:
+                if not result.letters:  # else it ends when they are published
                     self.ledger.ended[(record.partition, record.id)] += 1
                 self.say("given up", record.id, record.partition)
         loop.settle(work, result)
@@ -431,9 +423,8 @@ class Simulation:
                 if max(busy.values()) > made.parallel:
                     raise Violated(f"more than {made.parallel} batches of one partition in flight")
         for lane in loop.lanes.values():
-            room = made.room + (AHEAD * made.batch_size if made.positioned and self.sink is not None else 0)
-            if lane.position.open > room:
-                raise Violated(f"{lane.position.open} records open of {room}")
+            if lane.position.open > made.room:
+                raise Violated(f"{lane.position.open} records open of {made.room}")
         if sum(lane.waiting.count for lane in loop.lanes.values()) >= WAITING + len(loop.lanes) * (made.high + POLL):
             raise Violated("memory is not bounded")
 
