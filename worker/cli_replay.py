@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pdb
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -75,12 +74,8 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
         elif loaded.lifespan_function is not None:
             stack.enter_context(lifespan(loaded.lifespan_function, lambda: events.loop))
 
-        def wait(call: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(call, events.loop).result()
-
-        return run(
-            captured, found.function, found.options, elsewhere=elsewhere, wait=wait, on_error=_debug if debug else _nothing
-        )
+        on_error = _debug if debug else _nothing
+        return run(captured, found.function, found.options, events, elsewhere=elsewhere, on_error=on_error)
 
 
 def _debug(error: Exception) -> None:
