@@ -66,6 +66,16 @@ def values(values: list[bytes]):
                 os._exit(0)
             (folder / "orphan").write_text(str(other))
             os._exit(8)
+        if value == b"half":  # of a reply
+            os.write(int(sys.argv[1]), bytes(3))
+            threading.Event().wait()
+        if value == b"half an orphan":
+            if (other := os.fork()) == 0:
+                time.sleep(60)
+                os._exit(0)
+            (folder / "orphan").write_text(str(other))
+            os.write(int(sys.argv[1]), bytes(3))
+            os._exit(8)
 
 @app.handler("k:orders")
 def numbers(numbers: list[int]): ...
@@ -176,6 +186,32 @@ def test_a_call_that_hangs_is_killed(
     assert isinstance(outcome.whole, TimeoutError)
     assert "in values" in capfd.readouterr().err, "its stack"
     assert call(batch(b"1"), {}) == Outcome()
+
+
+@pytest.mark.timeout(30)
+def test_a_process_that_does_not_read_its_batch_is_killed(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made(timeout="0.5")
+    assert call(batch(b"1"), {}) == Outcome()
+    os.kill(int((tmp_path / "begun").read_text()), signal.SIGSTOP)
+    assert isinstance(call(batch(bytes(10_000_000)), {}).whole, TimeoutError)
+    assert call(batch(b"1"), {}) == Outcome(), "another one goes on"
+
+
+@pytest.mark.timeout(30)
+def test_a_reply_that_stays_half_written_is_not_waited_for(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made(timeout="0.5")
+    assert call(batch(b"1"), {}) == Outcome()
+    assert isinstance(call(batch(b"half"), {}).whole, TimeoutError)
+    assert call(batch(b"1"), {}) == Outcome()
+
+
+@pytest.mark.timeout(30)
+def test_nor_when_its_process_has_died_and_what_it_started_lives(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    try:
+        assert "ended with code 8" in str(call(batch(b"half an orphan"), {}).whole)
+    finally:
+        os.kill(int((tmp_path / "orphan").read_text()), signal.SIGKILL)
 
 
 def test_what_is_no_exception_stops_the_handler(made: Callable[..., Isolation]) -> None:
