@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,6 +242,27 @@ def test_a_process_that_cannot_start_stops_the_handler(made: Callable[..., Isola
     call = made()
     (tmp_path / "shop.py").write_text("raise ValueError('mended wrongly')")
     with pytest.raises(Stopped, match="did not start: ended with code 2"):
+        call(batch(b"1"), {})
+
+
+@pytest.mark.parametrize(
+    ("executable", "says"),
+    [("/nowhere/python", "could not be started: .*No such file"), ("true", "did not start: ended with code 0")],
+)
+def test_a_process_that_cannot_even_be_told_what_to_do_stops_the_handler(
+    made: Callable[..., Isolation], monkeypatch: pytest.MonkeyPatch, executable: str, says: str
+) -> None:
+    call = made()
+    monkeypatch.setattr(sys, "executable", executable)
+    popen = subprocess.Popen
+
+    def ended(*arguments: Any, **options: Any) -> Any:
+        process = popen(*arguments, **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    with pytest.raises(Stopped, match=says):
         call(batch(b"1"), {})
 
 

@@ -92,18 +92,30 @@ class Child:
     """One process; it ends when this end of the pipe is closed, also by our own death."""
 
     def __init__(self, plan: Plan) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "worker.child", str(theirs.fileno())]
-        # In a session of its own: a terminal's Ctrl-C is the worker's, which drains.
-        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True)
-        theirs.close()
-        self._pipe = Pipe(ours, lambda: self.alive)
-        deadline = time.monotonic() + START
-        self._pipe.send(pickle.dumps(plan), deadline)
         try:
+            self._pipe = self._start()
+        except OSError as error:  # no process or file is left for it
+            raise Stopped(f"the process of handler {plan.handler} could not be started: {error}") from error
+        deadline = time.monotonic() + START
+        try:
+            self._pipe.send(pickle.dumps(plan), deadline)
             self._pipe.receive(deadline)
         except OSError:
             raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}") from None
+
+    def _start(self) -> Pipe:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "worker.child", str(theirs.fileno())]
+        with theirs:
+            try:
+                # In a session of its own: a terminal's Ctrl-C is the worker's, which drains.
+                self._process = subprocess.Popen(
+                    command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError:
+                ours.close()
+                raise
+        return Pipe(ours, lambda: self.alive)
 
     @property
     def alive(self) -> bool:
