@@ -212,6 +212,24 @@ async def charge(values: list[bytes]):
     assert "blocks the event loop, where a worker stops: the call took longer than timeout=0.5 s" in done.stderr
 
 
+def test_a_command_does_not_wait_for_a_thread_of_a_call_that_was_given_up(tmp_path: Path) -> None:
+    file = capture(tmp_path, batch(b"1"))
+    (tmp_path / "shop.py").write_text(
+        """
+import asyncio, threading
+from worker import App
+app = App("shop", connections={"k": "kafka://nowhere"})
+
+@app.handler("k:orders", timeout=0.5, retries=0)
+async def charge(values: list[bytes]):
+    await asyncio.to_thread(threading.Event().wait)
+"""
+    )
+    command = [sys.executable, "-m", "worker", "replay", file.name, "shop:app"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "0: discarded after 1 tries: TimeoutError" in done.stdout
+
+
 def test_a_replay_needs_the_handler(tmp_path: Path) -> None:
     file, app = capture(tmp_path, batch(b"1")), App("shop", connections={"k": "kafka://nowhere"})
     with pytest.raises(ConfigError, match="no handler other"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.errors import ConfigError, WorkerError, say
-from worker.loading import fail, load
+from worker.loading import exit_at_once, fail, load
 
 if TYPE_CHECKING:
     from worker.replay import Replayed
@@ -46,7 +46,10 @@ def replay(
     except WorkerError as error:
         fail(error)
     _tell(made, as_json)
-    sys.exit(1 if made.given_up else 0)
+    code = 1 if made.given_up else 0
+    if made.left_behind:  # the interpreter would wait for threads that the handler has started
+        exit_at_once(code)
+    sys.exit(code)
 
 
 def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], config: Path | None, debug: bool) -> Replayed:

@@ -46,6 +46,8 @@ class Replayed:
     """Ids, in the order they finished in."""
     given_up: list[End] = field(default_factory=list)
     calls: int = 0
+    left_behind: bool = False
+    """A call took too long, and may not have returned yet."""
 
 
 def replay(file: Path | str, target: App | Callable[..., Any], handler: str | None = None, **options: Any) -> Replayed:
@@ -96,12 +98,16 @@ def run(
     while works := list(lane.start(math.inf)):
         for work in works:
             made.calls += 1
-            if elsewhere is not None:
-                outcome = elsewhere(work.batch, {})
-            elif wants.is_async:
-                outcome = _asynchronous(caller, work, options.timeout, events)
-            else:
-                outcome = _synchronous(caller, work, options.timeout)
+            try:
+                if elsewhere is not None:
+                    outcome = elsewhere(work.batch, {})
+                elif wants.is_async:
+                    outcome = _asynchronous(caller, work, options.timeout, events)
+                else:
+                    outcome = _synchronous(caller, work, options.timeout)
+            except TimeoutError as late:  # the function's own is in its outcome
+                outcome = Outcome(whole=late)
+                made.left_behind = True
             for error in (outcome.whole, *outcome.failed.values()):
                 if error is not None:
                     on_error(error)
@@ -134,7 +140,7 @@ async def _awaited(caller: Caller, work: Work, call: Call, timeout: float | None
     assert timeout is not None
     Watch(timeout).report(caller.name, work, stack_of_task(task))
     task.cancel()  # and not waited for: it may swallow that
-    return Outcome(whole=too_slow(timeout))
+    raise too_slow(timeout)
 
 
 def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
@@ -153,7 +159,7 @@ def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
     thread.join(timeout)
     if not ended.done():
         Watch(timeout).report(caller.name, work, stack_of(sys._current_frames().get(thread.ident or 0)))
-        return Outcome(whole=too_slow(timeout))
+        raise too_slow(timeout)
     return ended.result()
 
 
