@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +68,16 @@ def values(values: list[bytes]):
                 time.sleep(30)
                 os._exit(0)
             (folder / "orphan").write_text(str(other))
+            os._exit(8)
+        if value == b"half":  # of a reply
+            os.write(int(sys.argv[1]), bytes(3))
+            threading.Event().wait()
+        if value == b"half an orphan":
+            if (other := os.fork()) == 0:
+                time.sleep(60)
+                os._exit(0)
+            (folder / "orphan").write_text(str(other))
+            os.write(int(sys.argv[1]), bytes(3))
             os._exit(8)
 
 @app.handler("k:orders")
@@ -178,6 +191,32 @@ def test_a_call_that_hangs_is_killed(
     assert call(batch(b"1"), {}) == Outcome()
 
 
+@pytest.mark.timeout(30)
+def test_a_process_that_does_not_read_its_batch_is_killed(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made(timeout="0.5")
+    assert call(batch(b"1"), {}) == Outcome()
+    os.kill(int((tmp_path / "begun").read_text()), signal.SIGSTOP)
+    assert isinstance(call(batch(bytes(10_000_000)), {}).whole, TimeoutError)
+    assert call(batch(b"1"), {}) == Outcome(), "another one goes on"
+
+
+@pytest.mark.timeout(30)
+def test_a_reply_that_stays_half_written_is_not_waited_for(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made(timeout="0.5")
+    assert call(batch(b"1"), {}) == Outcome()
+    assert isinstance(call(batch(b"half"), {}).whole, TimeoutError)
+    assert call(batch(b"1"), {}) == Outcome()
+
+
+@pytest.mark.timeout(30)
+def test_nor_when_its_process_has_died_and_what_it_started_lives(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    call = made()
+    try:
+        assert "ended with code 8" in str(call(batch(b"half an orphan"), {}).whole)
+    finally:
+        os.kill(int((tmp_path / "orphan").read_text()), signal.SIGKILL)
+
+
 def test_what_is_no_exception_stops_the_handler(made: Callable[..., Isolation]) -> None:
     with pytest.raises(Stopped, match="SystemExit enough"):
         made()(batch(b"stop"), {})
@@ -203,6 +242,27 @@ def test_a_process_that_cannot_start_stops_the_handler(made: Callable[..., Isola
     call = made()
     (tmp_path / "shop.py").write_text("raise ValueError('mended wrongly')")
     with pytest.raises(Stopped, match="did not start: ended with code 2"):
+        call(batch(b"1"), {})
+
+
+@pytest.mark.parametrize(
+    ("executable", "says"),
+    [("/nowhere/python", "could not be started: .*No such file"), ("true", "did not start: ended with code 0")],
+)
+def test_a_process_that_cannot_even_be_told_what_to_do_stops_the_handler(
+    made: Callable[..., Isolation], monkeypatch: pytest.MonkeyPatch, executable: str, says: str
+) -> None:
+    call = made()
+    monkeypatch.setattr(sys, "executable", executable)
+    popen = subprocess.Popen
+
+    def ended(*arguments: Any, **options: Any) -> Any:
+        process = popen(*arguments, **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", ended)
+    with pytest.raises(Stopped, match=says):
         call(batch(b"1"), {})
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,56 @@ async def hang_async(values: list[bytes]) -> None:
 @pytest.mark.parametrize("handler", [hang, hang_async])
 def test_a_call_that_hangs_is_given_up_as_the_worker_does(tmp_path: Path, handler: Callable[..., Any]) -> None:
     file = capture(tmp_path, batch(b"1", b"2", b"3"))
-    made = replay(file, handler, retries=0, timeout=0.1)
+    made = replay(file, handler, retries=0, timeout=0.3)
     assert (made.finished, [(one.id, type(one.error)) for one in made.given_up]) == ([0, 2], [(1, TimeoutError)])
+
+
+@pytest.mark.timeout(30)
+def test_a_call_that_swallows_its_cancellation_is_given_up_too(tmp_path: Path) -> None:
+    async def swallow(values: list[bytes]) -> None:
+        while b"2" in values:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    made = replay(capture(tmp_path, batch(b"1", b"2", b"3")), swallow, retries=0, timeout=0.3)
+    assert (made.finished, [(one.id, type(one.error)) for one in made.given_up]) == ([0, 2], [(1, TimeoutError)])
+
+
+def test_a_command_over_a_handler_that_blocks_its_event_loop_ends(tmp_path: Path) -> None:
+    file = capture(tmp_path, batch(b"1"))
+    (tmp_path / "shop.py").write_text(
+        """
+import threading
+from worker import App
+app = App("shop", connections={"k": "kafka://nowhere"})
+
+@app.handler("k:orders", timeout=0.5)
+async def charge(values: list[bytes]):
+    threading.Event().wait()
+"""
+    )
+    command = [sys.executable, "-m", "worker", "replay", file.name, "shop:app"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "in charge" in done.stderr, "its stack"
+    assert "blocks the event loop, where a worker stops: the call took longer than timeout=0.5 s" in done.stderr
+
+
+def test_a_command_does_not_wait_for_a_thread_of_a_call_that_was_given_up(tmp_path: Path) -> None:
+    file = capture(tmp_path, batch(b"1"))
+    (tmp_path / "shop.py").write_text(
+        """
+import asyncio, threading
+from worker import App
+app = App("shop", connections={"k": "kafka://nowhere"})
+
+@app.handler("k:orders", timeout=0.5, retries=0)
+async def charge(values: list[bytes]):
+    await asyncio.to_thread(threading.Event().wait)
+"""
+    )
+    command = [sys.executable, "-m", "worker", "replay", file.name, "shop:app"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "0: discarded after 1 tries: TimeoutError" in done.stdout
 
 
 def test_a_replay_needs_the_handler(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import os
 import pickle
 import select
 import signal
+import socket
 import sys
 import threading
 import time
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 
 from worker import logs
 from worker.call import Caller
@@ -22,6 +22,7 @@ from worker.errors import ConfigError, Stopped
 from worker.isolation import ALL_FINE, Plan, Reply, Request, packed
 from worker.lifespan import lifespan
 from worker.loading import fail, load_app
+from worker.pipe import Pipe
 from worker.plain import PlainBatch
 from worker.threads import EventLoop
 
@@ -32,10 +33,10 @@ PATIENCE = 30.0
 def main() -> None:
     """Ends when the other end of the pipe is closed."""
     faulthandler.register(signal.SIGUSR1, chain=True)
-    pipe = Connection(int(sys.argv[1]))
+    pipe = Pipe(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(pipe.fileno(), False)  # a program that the handler starts must not keep it open
     follow(pipe.fileno())
-    plan: Plan = pipe.recv()
+    plan: Plan = pickle.loads(pipe.receive())
     logs.configure(**plan.logs)
     try:
         app = load_app(plan.target)
@@ -46,15 +47,15 @@ def main() -> None:
     with ExitStack() as stack:
         if app.lifespan_function is not None:
             stack.enter_context(lifespan(app.lifespan_function, events))
-        pipe.send("ready")
+        pipe.send(b"ready")
         while True:
             try:
-                request = pickle.loads(pipe.recv_bytes())
-            except EOFError:
+                request = pickle.loads(pipe.receive())
+            except ConnectionError:
                 return
             reply = contextvars.copy_context().run(answer, caller, request)
             try:
-                pipe.send_bytes(b"" if reply == ALL_FINE else pickle.dumps(reply, 5))
+                pipe.send(b"" if reply == ALL_FINE else pickle.dumps(reply, 5))
             except OSError:  # nobody waits for it any more
                 return
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from worker.cli_dead_letters import dead_letters
 from worker.cli_replay import replay
 from worker.errors import Stuck, WorkerError
-from worker.loading import fail, load
+from worker.loading import exit_at_once, fail, load
 
 common = [
     click.argument("app", metavar="MODULE:APP"),
@@ -88,23 +86,15 @@ def run(
         except Exception:
             if worker.left_behind:
                 traceback.print_exc()
-                _exit_at_once(1)
+                exit_at_once(1)
             raise
         if any(running.loop.failure and not isinstance(running.loop.failure, Stuck) for running in worker.handlers):
             supervised.tell_supervisor()
     except WorkerError as error:
         fail(error)
     if worker.left_behind:
-        _exit_at_once(code)
+        exit_at_once(code)
     sys.exit(code)
-
-
-def _exit_at_once(code: int) -> NoReturn:
-    """Without waiting for threads."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _arguments(

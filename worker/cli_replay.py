@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pdb
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from worker.errors import ConfigError, WorkerError, say
-from worker.loading import fail, load
+from worker.loading import exit_at_once, fail, load
 
 if TYPE_CHECKING:
     from worker.replay import Replayed
@@ -47,7 +46,10 @@ def replay(
     except WorkerError as error:
         fail(error)
     _tell(made, as_json)
-    sys.exit(1 if made.given_up else 0)
+    code = 1 if made.given_up else 0
+    if made.left_behind:  # the interpreter would wait for threads that the handler has started
+        exit_at_once(code)
+    sys.exit(code)
 
 
 def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], config: Path | None, debug: bool) -> Replayed:
@@ -75,12 +77,8 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
         elif loaded.lifespan_function is not None:
             stack.enter_context(lifespan(loaded.lifespan_function, lambda: events.loop))
 
-        def wait(call: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(call, events.loop).result()
-
-        return run(
-            captured, found.function, found.options, elsewhere=elsewhere, wait=wait, on_error=_debug if debug else _nothing
-        )
+        on_error = _debug if debug else _nothing
+        return run(captured, found.function, found.options, events, elsewhere=elsewhere, on_error=on_error)
 
 
 def _debug(error: Exception) -> None:

@@ -7,18 +7,19 @@ import math
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.connection import Pipe
 from typing import Any, NamedTuple
 
 from worker.decode import Shape
 from worker.errors import ConfigError, Stopped
 from worker.interface import Batch, Partition
 from worker.logs import configured
+from worker.pipe import Pipe
 from worker.plain import columns
 from worker.settings import HandlerSettings
 from worker.supervised import how_it_ended
@@ -31,8 +32,6 @@ START = 60.0
 """Seconds for a process to import the app and enter its lifespan."""
 LAST_WORDS = 1.0
 """Seconds."""
-LOOK = 0.5
-"""Seconds between two looks whether the process still lives: what it has started may hold its end of the pipe open."""
 
 
 class Crashed(Exception):
@@ -93,14 +92,30 @@ class Child:
     """One process; it ends when this end of the pipe is closed, also by our own death."""
 
     def __init__(self, plan: Plan) -> None:
-        self._pipe, theirs = Pipe()
+        try:
+            self._pipe = self._start()
+        except OSError as error:  # no process or file is left for it
+            raise Stopped(f"the process of handler {plan.handler} could not be started: {error}") from error
+        deadline = time.monotonic() + START
+        try:
+            self._pipe.send(pickle.dumps(plan), deadline)
+            self._pipe.receive(deadline)
+        except OSError:
+            raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}") from None
+
+    def _start(self) -> Pipe:
+        ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "worker.child", str(theirs.fileno())]
-        # In a session of its own: a terminal's Ctrl-C is the worker's, which drains.
-        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True)
-        theirs.close()
-        self._pipe.send(plan)
-        if not self._answers(START) or self._receive() is None:
-            raise Stopped(f"the process of handler {plan.handler} did not start: {self.end()}")
+        with theirs:
+            try:
+                # In a session of its own: a terminal's Ctrl-C is the worker's, which drains.
+                self._process = subprocess.Popen(
+                    command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError:
+                ours.close()
+                raise
+        return Pipe(ours, lambda: self.alive)
 
     @property
     def alive(self) -> bool:
@@ -108,37 +123,19 @@ class Child:
 
     def call(self, request: Request, timeout: float | None) -> Reply | None:
         """None: it died over it; raises TimeoutError."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
-            self._pipe.send_bytes(pickle.dumps(request, 5))
-        except BrokenPipeError:
-            return None
-        if not self._answers(math.inf if timeout is None else timeout):
+            self._pipe.send(pickle.dumps(request, 5), deadline)
+            told = self._pipe.receive(deadline)
+        except TimeoutError:
             self._process.send_signal(signal.SIGUSR1)  # it writes its stack to stderr, and ends
             self.close(LAST_WORDS)
-            raise too_slow(timeout or 0.0)
-        reply = self._receive()
-        assert reply is None or isinstance(reply, Reply)
-        return reply
-
-    def _answers(self, timeout: float) -> bool:
-        """Whether there is something to receive, its end too."""
-        deadline = time.monotonic() + timeout
-        while not self._pipe.poll(max(0.0, min(LOOK, deadline - time.monotonic()))):
-            if not self.alive:
-                return True
-            if time.monotonic() >= deadline:
-                return False
-        return True
-
-    def _receive(self) -> Any:
-        """None: it has ended."""
-        try:
-            if not self._pipe.poll() and not self.alive:
-                return None
-            told = self._pipe.recv_bytes()
-            return pickle.loads(told) if told else ALL_FINE
-        except (EOFError, OSError):
+            raise too_slow(timeout or 0.0) from None
+        except OSError:
             return None
+        reply = pickle.loads(told) if told else ALL_FINE
+        assert isinstance(reply, Reply)
+        return reply
 
     def end(self) -> str:
         """How it ended, or was ended: it may have closed the pipe and live on."""

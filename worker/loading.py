@@ -96,3 +96,11 @@ def fail(error: WorkerError) -> NoReturn:
     for line in str(error).splitlines() or [type(error).__name__]:
         logging.getLogger("worker").error(line)
     sys.exit(error.exit_code)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Without waiting for threads."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

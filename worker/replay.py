@@ -7,20 +7,21 @@ import math
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from worker.app import App
-from worker.call import Caller
+from worker.call import Call, Caller
 from worker.capture import Captured
 from worker.decode import shape
-from worker.errors import ConfigError, Expired, Invalid, Reject, Stopped
+from worker.errors import ConfigError, Expired, Invalid, Reject, Stopped, Stuck
 from worker.interface import Batch
 from worker.lane import Lane, Shape
 from worker.options import HandlerOptions
 from worker.retry import WHOLE_TRIES, Policy
+from worker.threads import EventLoop
 from worker.watch import Watch, stack_of, stack_of_task, too_slow
 from worker.work import GivenUp, Outcome, Work
 
@@ -45,6 +46,8 @@ class Replayed:
     """Ids, in the order they finished in."""
     given_up: list[End] = field(default_factory=list)
     calls: int = 0
+    left_behind: bool = False
+    """A call took too long, and may not have returned yet."""
 
 
 def replay(file: Path | str, target: App | Callable[..., Any], handler: str | None = None, **options: Any) -> Replayed:
@@ -54,25 +57,32 @@ def replay(file: Path | str, target: App | Callable[..., Any], handler: str | No
     would.
     """
     captured = Captured.load(Path(file))
-    if not isinstance(target, App):
-        return run(captured, target, HandlerOptions(**options))
-    name = handler or captured.handler
-    if name not in target.handlers:
-        raise ConfigError(f"app {target.name} has no handler {name}; it has {', '.join(target.handlers) or 'none'}")
-    found = target.handlers[name]
-    return run(captured, found.function, HandlerOptions(**{**found.options, **options}))
+    function: Callable[..., Any]
+    if isinstance(target, App):
+        name = handler or captured.handler
+        if name not in target.handlers:
+            raise ConfigError(f"app {target.name} has no handler {name}; it has {', '.join(target.handlers) or 'none'}")
+        function, options = target.handlers[name].function, {**target.handlers[name].options, **options}
+    else:
+        function = target
+    events = EventLoop()
+    events.start()
+    try:
+        return run(captured, function, HandlerOptions(**options), events)
+    finally:
+        events.stop()
 
 
 def run(
     captured: Captured,
     function: Callable[..., Any],
     options: HandlerOptions,
+    events: EventLoop,
     *,
     elsewhere: Callable[[Batch, dict[int, Exception]], Outcome] | None = None,
-    wait: Callable[[Any], Outcome] = asyncio.run,
     on_error: OnError = lambda error: None,
 ) -> Replayed:
-    """`wait` runs the coroutine of an async handler; `on_error` is called with what the function raised or returned."""
+    """An async handler runs on `events`; `on_error` is called with what the function raised or returned."""
     ordered = captured.in_order(options)
     wants = shape(function)
     policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
@@ -88,12 +98,16 @@ def run(
     while works := list(lane.start(math.inf)):
         for work in works:
             made.calls += 1
-            if elsewhere is not None:
-                outcome = elsewhere(work.batch, {})
-            elif wants.is_async:
-                outcome = wait(_asynchronous(caller, work, options.timeout))
-            else:
-                outcome = _synchronous(caller, work, options.timeout)
+            try:
+                if elsewhere is not None:
+                    outcome = elsewhere(work.batch, {})
+                elif wants.is_async:
+                    outcome = _asynchronous(caller, work, options.timeout, events)
+                else:
+                    outcome = _synchronous(caller, work, options.timeout)
+            except TimeoutError as late:  # the function's own is in its outcome
+                outcome = Outcome(whole=late)
+                made.left_behind = True
             for error in (outcome.whole, *outcome.failed.values()):
                 if error is not None:
                     on_error(error)
@@ -106,15 +120,27 @@ def run(
     return made
 
 
-async def _asynchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
-    task = asyncio.ensure_future(caller.asynchronous(caller.prepare(work.batch, {})))
+def _asynchronous(caller: Caller, work: Work, timeout: float | None, events: EventLoop) -> Outcome:
+    call = caller.prepare(work.batch, {})
+    ended = asyncio.run_coroutine_threadsafe(_awaited(caller, work, call, timeout), events.loop)
+    if timeout is None:
+        return ended.result()
+    wait({ended}, timeout * 2)  # it ends itself, unless its loop is stuck: as the worker, after twice the time
+    if not ended.done():
+        Watch(timeout).report(caller.name, work, stack_of(sys._current_frames().get(events.thread.ident or 0)))
+        raise Stuck(f"handler {caller.name} blocks the event loop, where a worker stops: {too_slow(timeout)}")
+    return ended.result()
+
+
+async def _awaited(caller: Caller, work: Work, call: Call, timeout: float | None) -> Outcome:
+    task = asyncio.ensure_future(caller.asynchronous(call))
     done, _ = await asyncio.wait({task}, timeout=timeout)
     if done:
         return task.result()
     assert timeout is not None
     Watch(timeout).report(caller.name, work, stack_of_task(task))
-    task.cancel()
-    return Outcome(whole=too_slow(timeout))
+    task.cancel()  # and not waited for: it may swallow that
+    raise too_slow(timeout)
 
 
 def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
@@ -133,7 +159,7 @@ def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
     thread.join(timeout)
     if not ended.done():
         Watch(timeout).report(caller.name, work, stack_of(sys._current_frames().get(thread.ident or 0)))
-        return Outcome(whole=too_slow(timeout))
+        raise too_slow(timeout)
     return ended.result()
 
 

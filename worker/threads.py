@@ -36,20 +36,20 @@ class EventLoop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._main, name="worker-asyncio", daemon=True)
+        self.thread = threading.Thread(target=self._main, name="worker-asyncio", daemon=True)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Tasks of handlers that outlived their drain are left where they are: what they do counts for nothing."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(1.0)
-        if not self._thread.is_alive():
+        self.thread.join(1.0)
+        if not self.thread.is_alive():
             self.loop.close()
 
 
