@@ -68,6 +68,14 @@ def test_a_batch_is_written_once_and_not_for_what_is_no_failure(tmp_path: Path) 
     assert (told.app, told.handler, told.ordered) == ("shop", "charge", True)
 
 
+def test_what_is_no_utf_8_is_captured_all_the_same(tmp_path: Path) -> None:
+    one = PlainBatch(Partition("orders", 0), [(b"v", None, (), None, 1, {"type": "\udcff"})])
+    Capture(tmp_path, "app", "handler", True)(one, Outcome(whole=ValueError("no file \udcff")))
+    (file,) = tmp_path.iterdir()
+    made = Captured.load(file)
+    assert made.failures[0].message == "no file \\udcff" and made.records[0].properties == {"type": "?"}
+
+
 def test_the_number_of_files_and_of_bytes_is_bounded(tmp_path: Path) -> None:
     keep = Capture(tmp_path, "shop", "charge", True, files=3, size=6_000)
     for number in range(10):

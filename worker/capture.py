@@ -166,8 +166,14 @@ def _failures(outcome: Outcome) -> Iterator[Failure]:
 
 def _failure(index: int | None, error: Exception) -> Failure:
     name, _, message = say(error).partition(": ")
-    return Failure(index=index, type=name, message=message, traceback="".join(traceback.format_exception(error)))
+    whole = "".join(traceback.format_exception(error))
+    return Failure(index=index, type=name, message=_utf8(message), traceback=_utf8(whole))
+
+
+def _utf8(text: str) -> str:
+    """Names of files, for instance, may be none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _jsonable(properties: Any) -> Any:
-    return json.loads(json.dumps(properties, default=str))
+    return json.loads(json.dumps(properties, default=str, ensure_ascii=False).encode(errors="replace"))
