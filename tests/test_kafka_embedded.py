@@ -240,19 +240,6 @@ def test_lag_is_what_is_behind_the_position(producer: Producer, topic: str, open
     assert source.lag() == 40 - len(got)
 
 
-def test_partitions_move_to_a_newcomer_with_their_positions(producer: Producer, topic: str, opened: Open) -> None:
-    fill(producer, topic, 400)
-    revocations = Revocations()
-    one = opened(on_revoke=revocations, commit_interval=300.0)
-    read(one, 400)
-    two = opened()
-    until(lambda: len(two._positions) == 2, lambda: (one.poll(500, 0.05), two.poll(500, 0.05)))
-    assert [lost for _, lost in revocations] == [False]
-    assert revocations[0][0] == frozenset(two._positions)
-    # Nothing it finished comes again at the newcomer.
-    assert [p.next for p in two._positions._owned.values()] == [100, 100]
-
-
 def test_a_rebalance_wakes_the_client_for_what_we_keep(topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what is kept stands still for a second."""
     source, asked = kafka.source(SourceOptions(EMBEDDED, (topic,), "group")), list[set[int]]()

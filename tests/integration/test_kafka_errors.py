@@ -19,7 +19,7 @@ from connectors.kafka_config import ClientLog
 from connectors.kafka_source import KafkaSource
 from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
-from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
+from worker.interface import Connection, DeadLetter, OnRevoke, Partition, Record, SinkOptions, SourceOptions
 
 
 def ignore(partitions: Collection[Partition], *, lost: bool) -> None: ...
@@ -69,11 +69,22 @@ class Cluster:
         assert producer.flush(20) == 0
         producer.close()
 
-    def open(self, topic: str, group: str | None = None, *, start: Any = "earliest", **options: Any) -> KafkaSource:
+    def open(
+        self,
+        topic: str,
+        group: str | None = None,
+        *,
+        start: Any = "earliest",
+        on_revoke: OnRevoke = ignore,
+        commit_interval: float = 1.0,
+        **options: Any,
+    ) -> KafkaSource:
         where = connect(self.bootstrap, **({"topic.metadata.refresh.interval.ms": "500"} | options))
-        source = connector.source(SourceOptions(where, (topic,), group or f"group-{topic}", start=start))
+        source = connector.source(
+            SourceOptions(where, (topic,), group or f"group-{topic}", start=start, commit_interval=commit_interval)
+        )
         self.sources.append(source)
-        source.open(ignore)
+        source.open(on_revoke)
         return source
 
     def stand_at(self, topic: str, offset: int) -> None:
@@ -196,6 +207,25 @@ def test_tls_to_a_plaintext_port_and_plaintext_to_a_tls_port(msk: Any, ca: str, 
     error = refusal(connect(msk.bootstrap("TLS")))
     assert isinstance(error, Refused)
     assert "speaks TLS and we do not: set security.protocol=ssl" in str(error)
+
+
+# -- rebalances ----------------------------------------------------------------------------------------------------------------
+
+
+def test_partitions_move_to_a_newcomer_with_their_positions(cluster: Cluster) -> None:
+    """Not on librdkafka's mock: that refuses commits while a group rebalances, and fences who tries again."""
+    topic = cluster.create()
+    cluster.fill(topic, 400)
+    revoked: list[tuple[set[Partition], bool]] = []
+    one = cluster.open(
+        topic, on_revoke=lambda partitions, *, lost: revoked.append((set(partitions), lost)), commit_interval=300.0
+    )
+    read(one, 400)
+    two = cluster.open(topic)
+    until(lambda: len(two._positions) == 2, lambda: (one.poll(500, 0.05), two.poll(500, 0.05)))
+    assert revoked == [(set(two._positions), False)]
+    # Nothing it finished comes again at the newcomer.
+    assert [two._positions.next(partition) for partition in two._positions] == [100, 100]
 
 
 # -- topics --------------------------------------------------------------------------------------------------------------------
