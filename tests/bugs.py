@@ -82,9 +82,10 @@ def position_skips_a_gap(patch: Patch) -> None:
 
 
 def unconfirmed_dead_letters_count(patch: Patch) -> None:
-    def publish(self: DeadLetters, sink: Any, letters: Any) -> None:
+    def publish(self: DeadLetters, sink: Any, group: Any) -> int:
         with contextlib.suppress(PublishError, Unavailable):
-            sink.publish(letters)
+            sink.publish([one for _, verdict in group for one in verdict.letters])
+        return 0
 
     patch(DeadLetters, "_publish", publish)
 

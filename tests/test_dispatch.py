@@ -245,7 +245,7 @@ def test_dead_letters_are_left_to_the_loop(asynchronous: bool) -> None:
     work = work_of(b"a")
     verdict = asyncio.run(made.asynchronous(work, made.prepare(work))) if asynchronous else made(work)
     assert isinstance(verdict, Verdict) and len(verdict.letters) == 1 and not sink.letters
-    assert made.publish([(work, verdict)]) is None and len(sink.letters) == 1
+    assert made.publish([(work, verdict)]) == [(work, verdict, None)] and len(sink.letters) == 1
 
 
 def test_dead_letters_of_an_async_handler_do_not_wait_for_what_it_does_on_threads() -> None:

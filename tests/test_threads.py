@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,9 +16,9 @@ from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import PublishError, Reject, Stopped, Stuck, Unavailable
-from worker.interface import Batch, Partition
+from worker.interface import Batch, DeadLetter, Partition
 from worker.lane import Shape
-from worker.loop import Loop
+from worker.loop import BUSY, Loop
 from worker.retry import Backoff, Policy
 from worker.testing.fake import FakeSink, FakeSource
 from worker.threads import EventLoop, Threads
@@ -576,3 +576,59 @@ def test_letters_that_cannot_be_published_stop_it_and_nothing_behind_them_is_com
         until(lambda: run.loop.closed)
         assert isinstance(run.loop.failure, PublishError)
     assert source.durable == {P0: {0}} and not sink.letters
+
+
+def test_letters_that_take_long_do_not_keep_new_partitions_waiting() -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    for value in (b"bad", *[b"x"] * 30):
+        source.put(value)
+    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+        until(lambda: seen == [b"bad"])
+        time.sleep(0.05)
+        source.put(b"other", partition=1)
+        until(lambda: b"other" in seen)
+        sink.gate.set()
+        until(source.finished)
+
+
+def test_a_letter_that_is_refused_keeps_no_others_from_ending() -> None:
+    class Refusing(FakeSink):
+        def publish(self, letters: Sequence[DeadLetter]) -> None:
+            super().publish([one for one in letters if one.record.partition != P1])
+            if any(one.record.partition == P1 for one in letters):
+                raise PublishError("too large", permanent=True)
+
+    source, sink, seen = FakeSource(), Refusing(), []
+    sink.gate = threading.Event()
+    for partition in range(10):
+        source.put(b"bad", partition=partition)
+    with running(source, reject_bad(seen), sink=sink) as run:
+        until(lambda: len(seen) == 10)
+        sink.gate.set()
+        until(lambda: run.loop.closed)
+    assert {partition.id for partition in source.durable} == {0, *range(2, 10)}
+
+
+def test_letters_of_a_partition_that_is_lost_meanwhile_are_not_published() -> None:
+    source, sink, seen = FakeSource(), held_back(), []
+    sink.fail()
+    source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink) as run:
+        until(lambda: seen == [b"bad"])
+        source.revoke([P0], lost=True)
+        until(lambda: P0 not in run.loop.lanes)
+        sink.gate.set()
+        until(lambda: run.loop.idle)
+    assert not sink.letters
+
+
+def test_a_poll_does_not_wait_long_while_letters_are_on_their_way() -> None:
+    source, sink, seen, waits = FakeSource(), held_back(), [], []
+    poll = source.poll
+    source.poll = lambda most, timeout: (waits.append(timeout) if seen else None, poll(most, timeout))[1]  # type: ignore[method-assign]
+    source.put(b"bad")
+    with running(source, reject_bad(seen), sink=sink):
+        until(lambda: len(waits) > 5)
+        assert max(waits) <= BUSY
+        sink.gate.set()
+        until(source.finished)

@@ -140,14 +140,10 @@ class DeadLetters:
 
     def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
         """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by
-        its new owner. Raises PublishError."""
-        group = [(work, verdict) for work, verdict in group if not work.lane.gone]
-        if self._sink is None or not group:
-            return
-        letters = [one for _, verdict in group for one in verdict.letters]
-        self._publish(self._sink, letters)
-        work, verdict = group[0]
-        log.error("%s: %d dead letters: %s", self.handler, len(letters), _say(work, verdict.given_up[0]))
+        its new owner. Raises PublishError, `permanent` where trying again is of no use."""
+        if self._sink is not None and (count := self._publish(self._sink, group)):
+            work, verdict = group[0]
+            log.error("%s: %d dead letters: %s", self.handler, count, _say(work, verdict.given_up[0]))
 
     def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:
         for one in given_up:
@@ -158,20 +154,23 @@ class DeadLetters:
                 )
         log.error("%s: %d records discarded: %s", self.handler, len(given_up), _say(work, given_up[0]))
 
-    def _publish(self, sink: Sink, letters: Sequence[DeadLetter]) -> None:
+    def _publish(self, sink: Sink, group: Sequence[tuple[Work, Verdict]]) -> int:
+        """How many."""
         deadline = self._clock() + self._timeout
         attempt = 1
-        while True:
+        while letters := [one for work, verdict in group if not work.lane.gone for one in verdict.letters]:
             try:
                 sink.publish(letters)
-                return
+                break
             except (PublishError, Unavailable) as error:
                 pause = self._backoff(attempt)
-                if getattr(error, "permanent", False) or self._clock() + pause >= deadline:
-                    raise PublishError(f"dead letters could not be published: {error}", permanent=True) from error
+                permanent = getattr(error, "permanent", False)
+                if permanent or self._clock() + pause >= deadline:
+                    raise PublishError(f"dead letters could not be published: {error}", permanent=permanent) from error
                 log.warning("%s: dead letters: %s; trying again in %.1f s", self.handler, error, pause)
                 self._wait(pause)
                 attempt += 1
+        return len(letters)
 
 
 def _say(work: Work, given_up: GivenUp) -> str:

@@ -72,13 +72,16 @@ class Dispatch:
             return None
         return outcome if isinstance(outcome, WorkerError) else self._decide(work, outcome)
 
-    def publish(self, group: Sequence[tuple[Work, Verdict]]) -> WorkerError | None:
-        """The letters of these; blocks until they are durable."""
+    def publish(self, group: Sequence[tuple[Work, Verdict]]) -> list[tuple[Work, Verdict, WorkerError | None]]:
+        """The letters of these; blocks until they are durable. What is refused together is tried alone: one letter that is too
+        large must not keep others from ending."""
         try:
             self._dead_letters.publish(group)
         except WorkerError as error:
-            return error
-        return None
+            if len(group) > 1 and getattr(error, "permanent", False):
+                return [ended for one in group for ended in self.publish([one])]
+            return [(work, verdict, error) for work, verdict in group]
+        return [(work, verdict, None) for work, verdict in group]
 
     def late(self, work: Work) -> Verdict | WorkerError:
         """For a call that nobody waits for any longer."""

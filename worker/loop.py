@@ -7,6 +7,7 @@ import heapq
 import itertools
 import logging
 import math
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ SLOW = 1.0
 """Seconds that a record waits in a partition that does not go on as records come."""
 POLL = 500
 """Records a poll: larger gulps were measured slower."""
+BUSY = 0.005
+"""Seconds of a poll while anything is in flight: a Kafka client cannot be woken up."""
 KEEP_ALIVE = 0.02
 """Seconds without a poll after which it comes before the batches that are ready."""
 LAG = 0.25
@@ -127,9 +130,9 @@ class Loop:
         self.outcomes.append((work, result))
         self.assignment.ended(work)
 
-    def published(self, group: Sequence[tuple[Work, Verdict]], error: WorkerError | None) -> None:
+    def published(self, ended: Sequence[tuple[Work, Verdict, WorkerError | None]]) -> None:
         """What became of what was taken from the outbox; counts at the next turn."""
-        self.outbox.ended.extend((work, verdict, error) for work, verdict in group)
+        self.outbox.ended.extend(ended)
         self.assignment.wake.set()
 
     def stop(self, deadline: float) -> None:
@@ -163,7 +166,7 @@ class Loop:
         if self._starting:
             self._look_at_timers(now)
         if not self.ready:
-            self._poll(timeout)
+            self._poll(min(timeout, BUSY) if self.outbox.open else timeout)
         elif now - self._last_poll > KEEP_ALIVE:
             self._poll(0.0)
 
@@ -225,8 +228,11 @@ class Loop:
             self._full = self._over(self._clock())
             if self._full:
                 return True
-        if self.outbox.open and all(lane.supplied for lane in self.lanes.values()):
-            return True  # a source that waits for records is not woken up by letters
+        if self.outbox.open and self.lanes:
+            now = self._clock()
+            # A source that waits for records is not woken up by letters. But if they take long, others go on.
+            if all(lane.supplied and not lane.stands_still(now, SLOW) for lane in self.lanes.values()):
+                return True
         return len(self.running) >= self._threads and any(lane.supplied for lane in self.lanes.values())
 
     def _receive(self, batch: Batch, now: float) -> None:
@@ -303,6 +309,7 @@ class Loop:
             work, result = self.outcomes.popleft()
             lane = work.lane
             if self.lanes.get(lane.partition) is not lane:  # the only fence: late results of a lost partition end here
+                self.counters.fenced += len(work.batch)
                 self._too_late(work)
             elif isinstance(result, Flooded) and self._pauses and not self.draining:
                 self._pause(work, result)
@@ -318,7 +325,7 @@ class Loop:
         lane = work.lane
         self.outbox.open -= 1
         if self.lanes.get(lane.partition) is not lane:
-            self._too_late(work)
+            self._too_late(work)  # it was counted when it was handled
         elif error is not None:
             lane.unpublished(work)
             self._fail(error)
@@ -328,7 +335,6 @@ class Loop:
             self._start(lane, self._clock())
 
     def _too_late(self, work: Work) -> None:
-        self.counters.fenced += len(work.batch)
         self.assignment.late.discard(work)
         if (again := self.lanes.get(work.lane.partition)) is not None:
             self._start(again, self._clock())
@@ -425,6 +431,7 @@ class Loop:
         self._resting.clear()
         if self._opened:
             self._opened = False
+            traceback.clear_frames(error.__traceback__)  # they would keep a client that the source drops
             with contextlib.suppress(WorkerError):
                 self.source.close()
         if self._away_since is None:

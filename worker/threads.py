@@ -12,12 +12,10 @@ from collections.abc import Callable
 from worker.call import Call
 from worker.dispatch import Dispatch
 from worker.errors import Stuck
-from worker.loop import Loop
+from worker.loop import BUSY, Loop
 from worker.watch import stack_of
 from worker.work import Work
 
-BUSY = 0.005
-"""Seconds of a poll while anything is in flight: a Kafka client cannot be woken up."""
 IDLE = 0.05
 TICK = 0.015
 """Seconds between two looks of the stand-in."""
@@ -141,7 +139,7 @@ class Threads:
         loop = self._loop
         while not loop.closed:
             if group := loop.outbox.take(1.0):
-                loop.published(group, self._dispatch.publish(group))
+                loop.published(self._dispatch.publish(group))
 
     def _stand_in(self) -> None:
         loop = self._loop

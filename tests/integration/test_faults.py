@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_loses_nothing(stage: KafkaStage, report: Callab
     count.in_order_and_complete()
     # 0.3 s: until the broker has a commit.
     assert count.duplicates <= len(kills) * (rate * (interval + 0.3) + BATCH)
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 def test_workers_that_join_and_leave_under_load(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -69,7 +69,7 @@ def test_workers_that_join_and_leave_under_load(stage: KafkaStage, report: Calla
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 def test_workers_that_come_and_go_orderly_repeat_nothing(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -87,7 +87,7 @@ def test_workers_that_come_and_go_orderly_repeat_nothing(stage: KafkaStage, repo
     report(count)
     count.in_order_and_complete()
     assert count.duplicates == 0
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -107,7 +107,7 @@ def test_a_broker_that_restarts_under_load(stage: KafkaStage, report: Callable[[
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 def test_a_handler_slower_than_the_session_keeps_its_partition(
@@ -136,7 +136,7 @@ def test_a_handler_slower_than_the_session_keeps_its_partition(
     report(count)
     count.in_order_and_complete()
     assert (count.duplicates, count.restarts) == (0, 0)
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 def test_a_clean_stop_repeats_nothing(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -153,7 +153,7 @@ def test_a_clean_stop_repeats_nothing(stage: KafkaStage, report: Callable[[Count
     report(count)
     count.in_order_and_complete()
     assert count.duplicates == 0
-    assert stage.settled()
+    assert stage.settled(), stage.story()
 
 
 def test_a_second_signal_does_not_wait(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -173,4 +173,4 @@ def test_a_second_signal_does_not_wait(stage: KafkaStage, report: Callable[[Coun
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
-    assert stage.settled()
+    assert stage.settled(), stage.story()

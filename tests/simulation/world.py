@@ -241,14 +241,14 @@ class Simulation:
         """What was taken from the outbox earlier arrives now, and the next is taken."""
         group, member.letters = member.letters, member.loop.outbox.take(0.0)
         if group:
-            error = member.dispatch.publish(group)
-            for work, verdict in group:
+            ended = member.dispatch.publish(group)
+            for work, verdict, error in ended:
                 if error is None and not work.lane.gone:
                     for one in verdict.given_up:
                         record = work.batch.record(one.index)
                         self.ledger.ended[(record.partition, record.id)] += 1
-            self.say(member, "publishes", len(group), error)
-            member.loop.published(group, error)
+            self.say(member, "publishes", [error for _, _, error in ended])
+            member.loop.published(ended)
 
     # What the world does
 
