@@ -40,13 +40,13 @@ def test_a_worker_that_is_killed_loses_nothing(stage: KafkaStage, report: Callab
         worker.kill()
     last = stage.worker(pause=0)
     stage.handled(len(produced))
+    until(stage.settled)  # a partition may have been handled to its end before the kill, and be repeated still
     assert last.stop() == 0, stage.story()
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
     # 0.3 s: until the broker has a commit.
     assert count.duplicates <= len(kills) * (rate * (interval + 0.3) + BATCH)
-    assert stage.settled(), stage.story()
 
 
 def test_workers_that_join_and_leave_under_load(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -65,11 +65,11 @@ def test_workers_that_join_and_leave_under_load(stage: KafkaStage, report: Calla
     stage.working(third, fourth)
     produced = load.finish()
     stage.handled(len(produced))
+    until(stage.settled)
     assert (third.stop(), fourth.stop()) == (0, 0), stage.story()
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
-    assert stage.settled(), stage.story()
 
 
 def test_workers_that_come_and_go_orderly_repeat_nothing(stage: KafkaStage, report: Callable[[Count], None]) -> None:
@@ -103,11 +103,11 @@ def test_a_broker_that_restarts_under_load(stage: KafkaStage, report: Callable[[
     stage.until(lambda: len(load.confirmed) > before + 1_000)
     produced = load.finish()
     stage.handled(len(produced))
+    until(stage.settled)
     assert worker.stop() == 0, stage.story()
     count = reconcile(stage.journal.lines(), produced)
     report(count)
     count.in_order_and_complete()
-    assert stage.settled(), stage.story()
 
 
 def test_a_handler_slower_than_the_session_keeps_its_partition(
