@@ -122,9 +122,8 @@ while True: signal.pause()
 def test_what_a_process_has_started_may_live_on(tmp_path: Path) -> None:
     body = """
 if (other := os.fork()) == 0:
-    import time
-    time.sleep(30)
-    os._exit(0)
+    signal.alarm(30)
+    signal.pause()
 open(f"{folder}/other", "w").write(str(other))
 tell_supervisor()
 sys.exit(1)

@@ -483,6 +483,12 @@ def reject_bad(seen: list[bytes | None]) -> Callable[[Batch], dict[int, Exceptio
     return handle
 
 
+def turned(run: Run) -> None:
+    """Often enough to have begun, or committed, whatever may be."""
+    polls = run.loop.counters.polls
+    until(lambda: run.loop.counters.polls > polls + 10)
+
+
 def held_back() -> FakeSink:
     sink = FakeSink()
     sink.gate = threading.Event()
@@ -493,14 +499,14 @@ def held_back() -> FakeSink:
 def test_in_order_the_next_batch_waits_for_letters_and_other_partitions_go_on(positioned: bool) -> None:
     source, sink, seen = FakeSource(ordered=positioned), held_back(), []
     source.put(b"bad")
-    with running(source, reject_bad(seen), sink=sink, positioned=positioned):
+    with running(source, reject_bad(seen), sink=sink, positioned=positioned) as run:
         until(lambda: seen == [b"bad"])
         source.put(b"2")
         for _ in range(50):
             source.put(b"other", partition=1)
         until(lambda: seen == [b"bad", *[b"other"] * 50])
         until(lambda: len(source.durable.get(P1, ())) == 50)
-        time.sleep(0.05)
+        turned(run)
         assert len(seen) == 51 and P0 not in source.durable
         sink.gate.set()
         until(source.finished)
@@ -511,10 +517,10 @@ def test_without_order_the_next_batch_begins_while_letters_are_on_their_way_and_
     source, sink, seen = FakeSource(), held_back(), []
     for value in (b"1", b"bad", b"3", b"4"):
         source.put(value)
-    with running(source, reject_bad(seen), sink=sink, batch_size=1, ordered=False):
+    with running(source, reject_bad(seen), sink=sink, batch_size=1, ordered=False) as run:
         until(lambda: seen == [b"1", b"bad", b"3", b"4"])
         until(lambda: source.durable.get(P0) == {0})
-        time.sleep(0.05)
+        turned(run)
         assert source.durable[P0] == {0} and not sink.letters
         sink.gate.set()
         until(source.finished)
@@ -526,9 +532,8 @@ def test_what_failed_during_one_publish_goes_out_in_the_next_one() -> None:
     sink.publish = lambda letters: (publishes.append(len(letters)), publish(letters))  # type: ignore[method-assign]
     for partition in range(20):
         source.put(b"bad", partition=partition)
-    with running(source, reject_bad(seen), sink=sink):
-        until(lambda: len(seen) == 20)
-        time.sleep(0.05)
+    with running(source, reject_bad(seen), sink=sink) as run:
+        until(lambda: run.loop.outbox.open == 20)
         sink.gate.set()
         until(source.finished)
     assert len(publishes) <= 3 and sum(publishes) == 20
@@ -582,9 +587,9 @@ def test_letters_that_take_long_do_not_keep_new_partitions_waiting() -> None:
     source, sink, seen = FakeSource(), held_back(), []
     for value in (b"bad", *[b"x"] * 30):
         source.put(value)
-    with running(source, reject_bad(seen), sink=sink, batch_size=1):
+    with running(source, reject_bad(seen), sink=sink, batch_size=1) as run:
         until(lambda: seen == [b"bad"])
-        time.sleep(0.05)
+        turned(run)
         source.put(b"other", partition=1)
         until(lambda: b"other" in seen)
         sink.gate.set()

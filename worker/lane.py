@@ -164,12 +164,13 @@ class Lane:
 
         A work with dead letters has not ended before they are durable (`published`); in order, its slot is busy until then.
         """
-        if not (verdict.letters and self.shape.ordered):
-            self.busy[work.slot] = None
         if verdict.again:
             self._try_again(work, [self._again(work, part, now) for part in verdict.again])
+        if verdict.letters and self.shape.ordered:
+            return [], []
+        self.busy[work.slot] = None
         if verdict.letters:
-            self.letters += not self.shape.ordered
+            self.letters += 1
             return [], []
         if self.shape.rejects:
             return self._finish(work, verdict.finished), self._finish(work, [one.index for one in verdict.given_up])

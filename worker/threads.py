@@ -169,7 +169,7 @@ class Threads:
                 self._replace(work, call.thread)
 
     def _replace(self, work: Work, thread: int) -> None:
-        """Another thread decides about the batch, as that may publish and wait, and takes the place of the one that is stuck."""
+        """Another thread decides about the batch, and takes the place of the one that is stuck."""
         name = self._loop.name
         if self._events is not None:
             self._loop.settle(
