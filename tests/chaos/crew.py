@@ -66,6 +66,7 @@ class Crew:
 
     def kill(self, hand: Hand) -> None:
         hand.killed = True
+        hand.frozen = False  # else the end of its freeze would wake up a process that is gone
         self.hands.remove(hand)
         hand.process.kill()
 
