@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -263,3 +264,32 @@ def test_what_cannot_be_dead_lettered_stops_with_4_uncommitted(brokers: Brokers)
     brokers.letters.fail(permanent=True)
     assert worker_of(shop).run() == 4
     assert not any(source.durable.values()) and not brokers.letters.letters
+
+
+def test_a_publish_that_is_not_answered_keeps_nobody_from_ending(brokers: Brokers) -> None:
+    """A sink's close waits for its publish, and that for as long as dead letters may take."""
+    shop, source, sink, publishing = app(), brokers.stream("orders", 1), brokers.letters, threading.Lock()
+    answered, publish, close = threading.Event(), sink.publish, sink.close
+
+    def unanswered(letters: Any) -> None:
+        with publishing:
+            answered.wait(30)
+            publish(letters)
+
+    def closing() -> None:
+        with publishing:
+            close()
+
+    sink.publish, sink.close = unanswered, closing  # type: ignore[method-assign]
+
+    @shop.handler("kafka:orders", dead_letter="kafka:orders.dead", window=0.0, drain=0.2)
+    def handle(b: Batch) -> None:
+        raise Reject("cannot be")
+
+    worker = worker_of(shop)
+    stop_when(worker, publishing.locked)
+    begun = time.monotonic()
+    assert worker.run() == 0 and worker.left_behind
+    assert time.monotonic() - begun < 10
+    answered.set()
+    assert not any(source.durable.values())

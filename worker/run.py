@@ -158,8 +158,8 @@ class Running:
             on_closed=on_closed,
         )
 
-    def close(self) -> None:
-        if self.sink is not None:
+    def close(self, *, left_behind: bool) -> None:
+        if self.sink is not None and not left_behind:  # it would wait for a publish that a silent broker does not answer
             self.sink.close()
         if self.isolation is not None:
             self.isolation.close()
@@ -231,10 +231,11 @@ class Worker:
                     log.info("%.0f records/s, %d handled, lag %s", (handled - before) / REPORT, handled, self.lag())
                 reported, before = time.monotonic(), handled
         for running in self.handlers:
-            if not running.threads.join(1.0):
+            left_behind = not running.threads.join(1.0)
+            if left_behind:
                 self.left_behind = True
                 log.warning("%s: a call has not returned; left behind, uncommitted", running.settings.name)
-            running.close()
+            running.close(left_behind=left_behind)
 
     def _end(self) -> None:
         if self._events is not None:
