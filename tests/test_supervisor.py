@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.waiting import until
 from worker.supervised import how_it_ended
@@ -66,6 +71,24 @@ def test_a_killed_process_is_started_again_and_sigterm_ends_all(tmp_path: Path) 
     when(lambda: len(runs_of(tmp_path, 1)) == 2, lambda: supervisor.signalled(signal.SIGTERM, None))
     assert supervisor.run() == 0
     assert (len(runs_of(tmp_path, 0)), len(runs_of(tmp_path, 1))) == (1, 2)
+
+
+def test_a_process_that_cannot_be_started_again_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory or processes for a while: the others go on."""
+    supervisor = supervisor_of(tmp_path, "while True: signal.pause()")
+    popen, refused = subprocess.Popen, list[object]()
+
+    def refuse_once(*arguments: Any, **options: Any) -> Any:
+        if refused:
+            return popen(*arguments, **options)
+        refused.append(options)
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("worker.supervisor.subprocess.Popen", refuse_once)
+    when(lambda: len(runs_of(tmp_path, 1)) == 1, lambda: os.kill(runs_of(tmp_path, 1)[0], signal.SIGKILL))
+    when(lambda: len(runs_of(tmp_path, 1)) == 2, lambda: supervisor.signalled(signal.SIGTERM, None))
+    assert supervisor.run() == 0
+    assert refused and (len(runs_of(tmp_path, 0)), len(runs_of(tmp_path, 1))) == (1, 2)
 
 
 def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Path) -> None:

@@ -58,14 +58,20 @@ class Child:
         self.start()
 
     def start(self) -> None:
+        """Raises OSError where the system has no process or file left."""
         self._reason, write = os.pipe()
+        os.set_blocking(self._reason, False)  # a program that it has started may live on with the other end
+        os.set_blocking(write, False)  # what it says is read when it ends
         environ = {**self._environ, REASON_FD: str(write), PARENT_FD: str(self._parent_fd), INDEX: str(self._index)}
         environ[FLOODED] = " ".join(sorted(self._flooded))
         # In a session of its own: a terminal's Ctrl-C would reach it twice, and the second does not wait for the drain.
-        self.process = subprocess.Popen(self._command, env=environ, pass_fds=(write, self._parent_fd), start_new_session=True)
-        os.set_blocking(write, False)  # what it says is read when it ends
-        os.close(write)
-        os.set_blocking(self._reason, False)  # a program that it has started may live on with the other end
+        try:
+            self.process = subprocess.Popen(self._command, env=environ, pass_fds=(write, self._parent_fd), start_new_session=True)
+        except OSError:
+            os.close(self._reason)
+            raise
+        finally:
+            os.close(write)
         self.restarts.started = time.monotonic()
 
     def had_a_reason(self) -> bool:
@@ -153,8 +159,18 @@ class Supervisor:
         for child, due in list(self._due.items()):
             if due <= time.monotonic():
                 del self._due[child]
-                child.start()
-                self._watch(child)
+                self._start_again(child)
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:  # the others go on: what is short now may be there again
+            child.restarts.crashes += 1
+            pause = RESTART(child.restarts.crashes)
+            log.error("%s cannot be started again: %s; trying again in %.1f s", child, error, pause)
+            self._due[child] = time.monotonic() + pause
+        else:
+            self._watch(child)
 
     def _stop(self, number: int) -> None:
         self._stopping = True
