@@ -119,7 +119,7 @@ def producer_config(options: SinkOptions) -> dict[str, Any]:
     connection = options.connection
     defaults = {
         "client.id": f"dead-letters-{options.stream}",
-        "linger.ms": 0,  # a batch waits for its letters; what goes out while others are on their way is joined anyway
+        "linger.ms": 0.5,  # a batch's letters in one request: at 0 the first goes alone, which was a fifth slower without order
         "compression.type": "lz4",
         # Only the broker and the topic decide what is too large.
         "message.max.bytes": 1_000_000_000,
