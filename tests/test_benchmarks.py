@@ -58,6 +58,15 @@ def test_who_fails_is_left_out_and_said() -> None:
     assert [row.name for row in made.rows] == ["ours"] and "t: left out: no" in told
 
 
+def test_a_case_without_its_first_peer_has_no_rows_and_the_others_go_on() -> None:
+    def fail() -> dict[str, float]:
+        raise RuntimeError("no")
+
+    told: list[str] = []
+    assert not play("t", {"ours": fail, "bare": lambda: {"records_per_second": 1.0}}, 3, told.append).rows
+    assert "t: left out: no" in told
+
+
 def test_what_fell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(guard, "FILE", tmp_path / "ratios.json")
     guard.accept({"a": 1.0, "b": 1.0})

@@ -19,7 +19,7 @@ from benchmarks.peers import guard, kafka_cases, page, queue_cases
 from benchmarks.peers.kafka_cases import QUICK, Plan
 from benchmarks.peers.rounds import Table
 
-GROUPS = ("works", "promises", "latencies", "lives", "shapes", "queues")
+GROUPS = ("works", "promises", "latencies", "lives", "shapes", "processes", "queues")
 
 
 @click.command()
@@ -56,8 +56,9 @@ def main(
     code = 0
     try:
         for table in _play(groups, plan, bootstrap, say):
-            tables.append(table)
-            page.show(console, table)
+            if table.rows:
+                tables.append(table)
+                page.show(console, table)
     except (KeyboardInterrupt, SystemExit) as stopped:
         say("stopped: what was measured until now is kept")
         code = 130 if isinstance(stopped, KeyboardInterrupt) else 143
@@ -91,6 +92,8 @@ def _play(groups: list[str], plan: Plan, bootstrap: str | None, say: kafka_cases
                 yield from kafka_cases.lives(kafka, plan, say)
             if "shapes" in groups:
                 yield from kafka_cases.shapes(kafka, plan, say)
+            if "processes" in groups:
+                yield from kafka_cases.processes(kafka, plan, say)
     if "queues" in groups:
         yield from queue_cases.run(plan.rounds, plan.messages, plan.peers, say)
 

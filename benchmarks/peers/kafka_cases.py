@@ -29,7 +29,7 @@ class Plan:
     records: int = 2_000_000
     """Of the fastest; the others read fewer, for about as many seconds."""
     validated: int = 400_000
-    together: int = 4_000_000
+    together: int = 8_000_000
     """Of two processes, of which the second one takes seconds to get its partitions; 0: not at all."""
     messages: int = 50_000
     """Of queues."""
@@ -120,14 +120,19 @@ def promises(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         ),
     }
     yield play("A handler that fails one record in a hundred", runs, plan.rounds, say)
+
+
+def processes(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
+    """Two of one group beside one."""
     if not plan.together:
         return
-    topic, runs = broker.filled(plan.together), {}
+    topic = broker.filled(plan.together)
+    runs: dict[str, Measure] = {}
     for peer in (OURS, BARE):
         one = Spec(broker.bootstrap, topic, "validate", "", records=plan.together)
         runs[f"{peer.name}, two processes"] = lambda peer=peer: _two(peer, broker, topic, plan.together)
         runs[f"{peer.name}, one process"] = lambda peer=peer, one=one: measure(peer, _again(one))
-    yield play("Two processes of one group, validating", runs, plan.rounds, say)
+    yield play("Two processes of one group, validating", runs, plan.few, say)
 
 
 def _again(spec: Spec) -> Spec:
