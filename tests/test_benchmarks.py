@@ -75,6 +75,14 @@ def test_what_fell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert "b" in told[0] and "1 of 2" in told[1]
 
 
+def test_what_fell_is_not_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the next comparison would find nothing."""
+    monkeypatch.setattr(guard, "FILE", tmp_path / "ratios.json")
+    guard.accept({"a": 1.0, "b": 1.0})
+    guard.accept({"a": 0.5, "b": 0.95, "c": 2.0})
+    assert json.loads(guard.FILE.read_text()) == {"a": 1.0, "b": 0.95, "c": 2.0}
+
+
 def test_ratios_are_ours_by_the_others() -> None:
     table = Table("t", [Row("ours", list(rates(50, 60))), Row("bare", list(rates(100, 100)))])
     assert guard.ratios([table]) == {"t: ours / bare": 0.55}

@@ -27,8 +27,8 @@ def ratios(tables: Sequence[Table]) -> dict[str, float]:
 
 def compare(found: Mapping[str, float], say: Callable[[str], object]) -> list[str]:
     """Says what fell, and what was never measured before."""
-    kept: dict[str, float] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    fallen = [name for name, value in found.items() if name in kept and value < kept[name] * (1 - SLACK)]
+    kept = _kept()
+    fallen = _fallen(found, kept)
     for name in fallen:
         say(f"[red]fell[/]: {name}: {found[name]:.3g}, was {kept[name]:.3g}")
     known = sum(name in kept for name in found)
@@ -37,5 +37,16 @@ def compare(found: Mapping[str, float], say: Callable[[str], object]) -> list[st
 
 
 def accept(found: Mapping[str, float]) -> None:
+    """Keeps these; but not those that fell, else nobody would hear of it again: who accepts that edits the file."""
+    kept = _kept()
+    held = {name: kept[name] for name in _fallen(found, kept)}
+    FILE.write_text(json.dumps(dict(sorted({**kept, **found, **held}.items())), indent=1) + "\n")
+
+
+def _kept() -> dict[str, float]:
     kept: dict[str, float] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    FILE.write_text(json.dumps(dict(sorted({**kept, **found}.items())), indent=1) + "\n")
+    return kept
+
+
+def _fallen(found: Mapping[str, float], kept: Mapping[str, float]) -> list[str]:
+    return [name for name, value in found.items() if name in kept and value < kept[name] * (1 - SLACK)]
