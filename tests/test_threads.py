@@ -344,6 +344,26 @@ def test_an_outage_is_sat_out_and_everything_unfinished_comes_again() -> None:
     assert sorted(set(handled)) == [0, 1]
 
 
+def test_a_source_that_could_not_be_opened_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a queue that it did open keeps its messages, in a connection that nobody looks after."""
+    monkeypatch.setattr("worker.loop.RECONNECT", Backoff(0.01))
+    source, told = FakeSource(), []
+    opening, closing = source.open, source.close
+
+    def opened(on_revoke: Any) -> None:
+        told.append("open")
+        opening(on_revoke)
+        if len(told) < 5:
+            raise Unavailable("its second queue is not there")
+
+    source.open = opened  # type: ignore[method-assign]
+    source.close = lambda: (told.append("close"), closing())[-1]  # type: ignore[method-assign, func-returns-value]
+    source.put(b"x")
+    with running(source, lambda b: None):
+        until(source.finished)
+        assert told == ["open", "close"] * 2 + ["open"]
+
+
 def test_a_bug_in_a_source_ends_the_threads_and_is_kept() -> None:
     source = FakeSource()
 

@@ -174,7 +174,7 @@ class Source(Protocol):
         """Records still at the broker behind the position, as far as the client knows without asking; None: unknown."""
 
     def close(self) -> None:
-        """Makes commits durable and hands back what is unfinished; safe to call twice."""
+        """Makes commits durable and hands back what is unfinished; safe to call twice, and after an `open` that failed."""
 
 
 class DeadLetter(NamedTuple):

@@ -429,11 +429,10 @@ class Loop:
         self._finished.clear()
         self._rejected.clear()
         self._resting.clear()
-        if self._opened:
-            self._opened = False
-            traceback.clear_frames(error.__traceback__)  # they would keep a client that the source drops
-            with contextlib.suppress(WorkerError):
-                self.source.close()
+        self._opened = False
+        traceback.clear_frames(error.__traceback__)  # they would keep a client that the source drops
+        with contextlib.suppress(WorkerError):
+            self.source.close()  # also if it could not be opened: of two queues one may be there, and its messages held
         if self._away_since is None:
             self._away_since = now
         self._attempt += 1
