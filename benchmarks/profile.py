@@ -93,7 +93,7 @@ def watch() -> Stages:
     vars(kafka_source)["Consumer"] = Timed
     for owner, names, stage in (
         (Timed, ("poll", "consume"), "client"),
-        (kafka_source, ("scan", "split"), "grouping"),
+        (kafka_source, ("split",), "grouping"),
         (kafka_source.KafkaSource, ("poll",), "source"),
         (Loop, ("_receive", "_start"), "lanes"),
         (Lane, ("settle",), "lanes"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from confluent_kafka import Message
 
+from connectors.kafka_scan import scan
 from worker.interface import Batch, Partition, Record
 
-_partition, _topic, _timestamp = Message.partition, Message.topic, Message.timestamp
+_topic, _timestamp = Message.topic, Message.timestamp
 
 
 class KafkaBatch(Batch):
@@ -58,19 +58,18 @@ def partition_of(message: Message) -> Partition:
     return Partition(message.topic(), message.partition())  # type: ignore[arg-type]
 
 
-def split(messages: list[Message], topic: str | None) -> list[KafkaBatch]:
-    """One batch per partition, in the order delivered. `topic`: the only one they can be of, if there is only one.
+def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None:
+    """One batch per partition, each in the order delivered; None: one of them is an error. `topic`: all of them are of it."""
+    found = scan(messages)
+    if found is None:
+        return None
+    if topic is not None:
+        return [KafkaBatch(Partition(topic, number), native, size=size) for number, native, size in found]
+    return [batch for number, native, _ in found for batch in _by_topic(number, native)]
 
-    Sorting is stable and finds the runs in which the client delivers, so its cost hardly depends on how many there are.
-    """
-    ordered = sorted(messages, key=_partition)  # type: ignore[arg-type]
-    if topic is None:
-        ordered.sort(key=_topic)  # type: ignore[arg-type]
-    places: list[tuple[str, int]] = list(zip(map(_topic, ordered), map(_partition, ordered), strict=True))  # type: ignore[arg-type]
-    batches: list[KafkaBatch] = []
-    start = 0
-    while start < len(places):
-        stop = bisect_right(places, places[start], start)
-        batches.append(KafkaBatch(Partition(*places[start]), ordered[start:stop]))
-        start = stop
-    return batches
+
+def _by_topic(number: int, messages: list[Message]) -> list[KafkaBatch]:
+    by_topic: dict[str, list[Message]] = {}
+    for topic, message in zip(map(_topic, messages), messages, strict=True):
+        by_topic.setdefault(topic, []).append(message)  # type: ignore[arg-type]
+    return [KafkaBatch(Partition(topic, number), native) for topic, native in by_topic.items()]

@@ -48,7 +48,7 @@ def _read(consumer: Consumer, stream: str, options: SourceOptions) -> Iterator[K
             heard = time.monotonic()
         elif time.monotonic() - heard > _SILENCE:
             raise Unavailable(f"connection {options.connection.name}: nothing came of {stream} for {_SILENCE:g} s")
-        yield from split([message for message in messages if _is_record(message, ends)], stream)
+        yield from split([message for message in messages if _is_record(message, ends)], stream) or ()
         for message in messages:
             place = partition_of(message)
             if message.error() is not None or message.offset() >= ends.get(place, 0) - 1:  # type: ignore[operator]

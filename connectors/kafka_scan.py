@@ -6,19 +6,25 @@ from collections.abc import Callable
 
 from confluent_kafka import Message
 
+Scanned = list[tuple[int, list[Message], int]] | None
 _error, _partition = Message.error, Message.partition
 
 
-def pure(messages: list[Message]) -> tuple[bool, int | None, int]:
-    """Whether one of them is an error (then nothing else is looked at); the partition number of all, None if there are several;
-    how many bytes their values have."""
+def pure(messages: list[Message]) -> Scanned:
+    """For each partition that there are messages of: its number, its messages, and how many bytes their values have. None: one of
+    them is an error."""
     if next(filter(_error, messages), None) is not None:
-        return True, None, 0
-    numbers = set(map(_partition, messages))
-    return False, numbers.pop() if len(numbers) == 1 else None, sum(map(len, messages))
+        return None
+    numbers = list(map(_partition, messages))
+    if len(set(numbers)) == 1:  # nearly always
+        return [(numbers[0], messages, sum(map(len, messages)))]  # type: ignore[list-item]
+    found: dict[int, list[Message]] = {}
+    for number, message in zip(numbers, messages, strict=True):
+        found.setdefault(number, []).append(message)  # type: ignore[arg-type]
+    return [(number, native, sum(map(len, native))) for number, native in found.items()]
 
 
-scan: Callable[[list[Message]], tuple[bool, int | None, int]]
+scan: Callable[[list[Message]], Scanned]
 try:
     from connectors._kafka_scan import prepare
     from connectors._kafka_scan import scan as compiled

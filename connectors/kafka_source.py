@@ -15,12 +15,11 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors import kafka_config
-from connectors.kafka_batch import KafkaBatch, partition_of, split
+from connectors.kafka_batch import partition_of, split
 from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
 from connectors.kafka_reach import reach
-from connectors.kafka_scan import scan
 from connectors.kafka_start import lookup, starts
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
@@ -303,12 +302,10 @@ class KafkaSource:
                 consumer.offsets_for_times(places, timeout=0.01)
 
     def _batches(self, messages: list[Message]) -> list[Batch]:
-        error, partition, size = scan(messages)
-        if error:
-            messages = self._without_errors(messages)
-        elif partition is not None and self._topic is not None:  # nearly always
-            return [KafkaBatch(Partition(self._topic, partition), messages, size=size)]
-        return list(split(messages, self._topic))
+        batches = split(messages, self._topic)
+        if batches is None:
+            batches = split(self._without_errors(messages), self._topic)
+        return list(batches or ())
 
     def _receive(self, consumer: Consumer, max_records: int, timeout: float) -> list[Message]:
         self._moved = False

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import kafka_scan
+from connectors.kafka_batch import split
 from connectors.kafka_scan import pure, scan
+from worker.interface import Partition
 
 if scan is pure:
     told = "the compiled scan was not built: no compiler, or a client made in another way"
@@ -20,9 +22,9 @@ if scan is pure:
     pytest.skip(told, allow_module_level=True)
 
 
-def message(partition: int, value: bytes | None = b"x", error: int | None = None) -> Message:
+def message(partition: int, value: bytes | None = b"x", error: int | None = None, topic: str = "t") -> Message:
     failure = None if error is None else KafkaError(error)
-    return Message(topic="t", partition=partition, offset=0, value=value, error=failure)
+    return Message(topic=topic, partition=partition, offset=0, value=value, error=failure)
 
 
 values = st.none() | st.binary(max_size=40)
@@ -37,17 +39,32 @@ def test_it_finds_what_the_pure_one_finds(polled: list[Message]) -> None:
     assert scan(polled) == pure(polled)
 
 
-def test_one_partition_and_all_its_bytes() -> None:
-    assert scan([message(7, b"abc"), message(7, None), message(7, b"")]) == (False, 7, 3)
-    assert scan([message(7), message(8)]) == (False, None, 2)
-    assert scan([]) == (False, None, 0)
+def test_the_messages_and_bytes_of_each_partition() -> None:
+    one = [message(7, b"abc"), message(7, None), message(7, b"")]
+    found = scan(one)
+    assert found == [(7, one, 3)] and found[0][1] is one
+    several = [message(7, b"a"), message(300, b"bc"), message(300), message(7, b"d"), message(1, b"")]
+    a, b, c, d, e = several
+    assert scan(several) == [(7, [a, d], 2), (300, [b, c], 3), (1, [e], 0)]
+    assert scan([]) == []
 
 
 def test_an_error_is_seen_wherever_it_is() -> None:
     for at in range(3):
-        polled = [message(0), message(0), message(0)]
+        polled = [message(0), message(1), message(0)]
         polled[at] = message(0, error=KafkaError._TRANSPORT)
-        assert scan(polled)[0]
+        assert scan(polled) is None
+
+
+def test_several_topics() -> None:
+    polled = [message(0), message(1), message(0, topic="u"), message(0)]
+    found = split(polled, None)
+    assert found is not None
+    assert {one.partition: list(one.native) for one in found} == {
+        Partition("t", 0): [polled[0], polled[3]],
+        Partition("u", 0): [polled[2]],
+        Partition("t", 1): [polled[1]],
+    }
 
 
 def test_a_message_of_a_subclass_is_one() -> None:
@@ -56,7 +73,7 @@ def test_a_message_of_a_subclass_is_one() -> None:
             return 1_000
 
     polled = [message(300), Own(topic="t", partition=300, value=b"abc")]
-    assert scan(polled) == pure(polled) == (False, 300, 1_001)
+    assert scan(polled) == pure(polled) == [(300, polled, 1_001)]
 
 
 def test_what_is_no_message_is_refused() -> None:
@@ -78,7 +95,7 @@ def test_a_client_made_in_another_way_is_refused() -> None:
 
 def test_it_keeps_no_references() -> None:
     polled = [message(100_000, b"a" * 100), message(100_000)]
-    several = [message(100_000), message(100_001), message(100_000)]
+    several = [message(100_000 + i) for i in (0, 1, 0, 2, 3)]
     failed = [message(100_000), message(0, error=KafkaError._TRANSPORT)]
     seen = [*polled, *several, *failed, polled[0].value(), failed[1].error()]
     before, nones = [sys.getrefcount(one) for one in seen], sys.getrefcount(None)
