@@ -84,7 +84,7 @@ static Group *group_of(Groups *groups, PyObject *number, Group *last)
 }
 
 /* Only where there are several: the list of a single one is the one that was polled. */
-static int add(Groups *groups, Group *group, PyObject *messages, Py_ssize_t at)
+static int add(Groups *groups, Group *group, PyObject *messages, Py_ssize_t at, PyObject *message)
 {
     if (groups->count == 1)
         return 0;
@@ -92,7 +92,29 @@ static int add(Groups *groups, Group *group, PyObject *messages, Py_ssize_t at)
         return -1;
     if (group->messages == NULL && (group->messages = PyList_New(0)) == NULL)
         return -1;
-    return PyList_Append(group->messages, PyList_GET_ITEM(messages, at));
+    return PyList_Append(group->messages, message);
+}
+
+/* 1: it is an error; -1: failed. */
+static int look(Groups *groups, Group **group, PyObject *messages, Py_ssize_t at, PyObject *message)
+{
+    PyObject *found;
+    Py_ssize_t size;
+    if (!PyObject_TypeCheck(message, type_of_messages)) {
+        PyErr_Format(PyExc_TypeError, "not a message: %R", message);
+        return -1;
+    }
+    if ((found = error_of(message, NULL)) == NULL)
+        return -1;
+    Py_DECREF(found);
+    if (found != Py_None)
+        return 1;
+    if ((found = partition_of(message, NULL)) == NULL || (*group = group_of(groups, found, *group)) == NULL)
+        return -1;
+    if ((size = PyObject_Size(message)) < 0)
+        return -1;
+    (*group)->bytes += size;
+    return add(groups, *group, messages, at, message);
 }
 
 static PyObject *told(Groups *groups, PyObject *messages)
@@ -109,46 +131,36 @@ static PyObject *told(Groups *groups, PyObject *messages)
     return list;
 }
 
-PyDoc_STRVAR(scan_doc,
-             "scan(messages)\n--\n\n"
+PyDoc_STRVAR(by_partition_doc,
+             "by_partition(messages)\n--\n\n"
              "For each partition that the list has messages of: its number, its messages, and how many bytes their values have.\n"
              "None: one of them is an error. TypeError if something else than a message is among them.");
 
-static PyObject *scan(PyObject *module, PyObject *messages)
+static PyObject *by_partition(PyObject *module, PyObject *messages)
 {
     Groups groups = {NULL, 0};
     Group *group = NULL;
     PyObject *result = NULL;
+    int found = 0;
     if (type_of_messages == NULL || !PyList_CheckExact(messages))
         return PyErr_Format(PyExc_TypeError, "not prepared, or not a list");
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(messages); i++) {
-        PyObject *message = PyList_GET_ITEM(messages, i), *found;
-        Py_ssize_t size;
-        if (!PyObject_TypeCheck(message, type_of_messages)) {
-            PyErr_Format(PyExc_TypeError, "not a message: %R", message);
-            goto end;
-        }
-        if ((found = error_of(message, NULL)) == NULL)
-            goto end;
-        Py_DECREF(found);
-        if (found != Py_None) {
-            result = Py_NewRef(Py_None);
-            goto end;
-        }
-        if ((found = partition_of(message, NULL)) == NULL || (group = group_of(&groups, found, group)) == NULL)
-            goto end;
-        if ((size = PyObject_Size(message)) < 0 || add(&groups, group, messages, i) < 0)
-            goto end;
-        group->bytes += size;
+    for (Py_ssize_t i = 0; found == 0 && i < PyList_GET_SIZE(messages); i++) {
+        PyObject *message = Py_NewRef(PyList_GET_ITEM(messages, i));
+        found = look(&groups, &group, messages, i, message);
+        Py_DECREF(message);
     }
-    result = told(&groups, messages);
-end:
+    if (found == 0)
+        result = told(&groups, messages);
+    else if (found > 0)
+        result = Py_NewRef(Py_None);
     drop(&groups);
     return result;
 }
 
 static PyMethodDef methods[] = {
-    {"prepare", prepare, METH_O, prepare_doc}, {"scan", scan, METH_O, scan_doc}, {NULL, NULL, 0, NULL}};
+    {"prepare", prepare, METH_O, prepare_doc},
+    {"by_partition", by_partition, METH_O, by_partition_doc},
+    {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kafka_scan", NULL, -1, methods, NULL, NULL, NULL, NULL};
 

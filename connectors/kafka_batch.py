@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from confluent_kafka import Message
 
-from connectors.kafka_scan import scan
+from connectors.kafka_scan import by_partition
 from worker.interface import Batch, Partition, Record
 
 _topic, _timestamp = Message.topic, Message.timestamp
@@ -60,7 +60,7 @@ def partition_of(message: Message) -> Partition:
 
 def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None:
     """One batch per partition, each in the order delivered; None: one of them is an error. `topic`: all of them are of it."""
-    found = scan(messages)
+    found = by_partition(messages)
     if found is None:
         return None
     if topic is not None:

@@ -1,4 +1,4 @@
-"""What must be known of the messages of a poll before anything else: in C where that was compiled, else the same in Python."""
+"""The messages of a poll by partition, unless one of them is an error: in C where that was compiled, else the same in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pure(messages: list[Message]) -> Scanned:
     if next(filter(_error, messages), None) is not None:
         return None
     numbers = list(map(_partition, messages))
-    if len(set(numbers)) == 1:  # nearly always
+    if len(set(numbers)) == 1:  # most often
         return [(numbers[0], messages, sum(map(len, messages)))]  # type: ignore[list-item]
     found: dict[int, list[Message]] = {}
     for number, message in zip(numbers, messages, strict=True):
@@ -24,13 +24,13 @@ def pure(messages: list[Message]) -> Scanned:
     return [(number, native, sum(map(len, native))) for number, native in found.items()]
 
 
-scan: Callable[[list[Message]], Scanned]
+by_partition: Callable[[list[Message]], Scanned]
 try:
+    from connectors._kafka_scan import by_partition as compiled
     from connectors._kafka_scan import prepare
-    from connectors._kafka_scan import scan as compiled
 
     prepare(Message)
 except (ImportError, TypeError):  # no compiler where it was installed, or a client that is made in another way
-    scan = pure
+    by_partition = pure
 else:
-    scan = compiled
+    by_partition = compiled

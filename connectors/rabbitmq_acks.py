@@ -14,11 +14,6 @@ class Acks:
         self._beyond: set[int] = set()
         """Settled, behind something that is not."""
 
-    @property
-    def settled(self) -> int:
-        """Every tag up to it is."""
-        return self._next - 1
-
     def settle(self, tags: Sequence[int]) -> list[tuple[int, bool]]:
         """`tags`, each for the first time, are finished; returns the acks to send: a tag, and whether it is for all up to it."""
         last = tags[-1]

@@ -82,8 +82,8 @@ class Consumer:
         """Why the broker ended it."""
         self.inbox: list[Delivery] = []
         self.acks = Acks()
-        self._handed_out = 0
-        """The last tag."""
+        self._unflushed = False
+        """The broker was told something, and may not have it yet."""
         self._login = login
         self._prefetch = prefetch
         self._warned = False
@@ -95,11 +95,6 @@ class Consumer:
     def consuming(self) -> bool:
         return self._channel is not None
 
-    @property
-    def unsettled(self) -> bool:
-        """Something that it has handed out."""
-        return self._handed_out > self.acks.settled
-
     def consume(self, link: Link) -> None:
         """From the first message that is not settled."""
         queue = self.partition.stream
@@ -107,7 +102,7 @@ class Consumer:
         self._perhaps_stream = not refuse_stream(link, self._login, queue)
         channel = link.channel()
         self._link, self._channel = link, channel
-        self.lost, self.inbox, self.acks, self._handed_out = None, [], Acks(), 0
+        self.lost, self.inbox, self.acks, self._unflushed = None, [], Acks(), False
         link.connection.inboxes[channel.number] = self.inbox
         channel.pika.add_on_cancel_callback(self._on_cancel)
         channel.pika.add_on_close_callback(self._on_close)
@@ -147,7 +142,6 @@ class Consumer:
         else:
             taken = self.inbox[:most]
             del self.inbox[:most]
-        self._handed_out = taken[-1][0]
         batch = RabbitMQBatch(self.partition, taken)
         if self._perhaps_stream and b"x-stream-offset" in taken[0][3]:  # each message of a stream has one
             raise stream(self._login, self.partition.stream)
@@ -171,12 +165,14 @@ class Consumer:
         """The frames that tell the broker that these are finished."""
         if self._ended:
             return b""
+        self._unflushed = True
         number = self._open.number
         return b"".join(ack(number, tag, multiple) for tag, multiple in self.acks.settle(tags))
 
     def reject(self, tags: Sequence[int]) -> bytes:
         if self._ended:
             return b""
+        self._unflushed = True
         self.acks.forget(tags)
         return b"".join(reject(self._open.number, tag) for tag in tags)
 
@@ -201,7 +197,8 @@ class Consumer:
 
     def flush(self) -> None:
         """Returns once the broker has taken every ack: it answers in order."""
-        if self._handed_out and self._channel is not None and self.lost is None:
+        if self._unflushed and self._channel is not None and self.lost is None:
+            self._unflushed = False
             with suppress(ChannelClosed):  # then what was not taken comes again
                 self._channel.ask(self._channel.pika.basic_qos, prefetch_count=self._prefetch)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from connectors import kafka_scan
 from connectors.kafka_batch import split
-from connectors.kafka_scan import pure, scan
+from connectors.kafka_scan import by_partition, pure
 from worker.interface import Partition
 
-if scan is pure:
+if by_partition is pure:
     told = "the compiled scan was not built: no compiler, or a client made in another way"
     if os.environ.get("CI") == "true":
         pytest.fail(told)
@@ -36,24 +36,24 @@ errors = st.builds(
 
 @given(st.lists(messages) | st.lists(messages | errors) | st.lists(st.builds(message, st.just(1_000), values)))
 def test_it_finds_what_the_pure_one_finds(polled: list[Message]) -> None:
-    assert scan(polled) == pure(polled)
+    assert by_partition(polled) == pure(polled)
 
 
 def test_the_messages_and_bytes_of_each_partition() -> None:
     one = [message(7, b"abc"), message(7, None), message(7, b"")]
-    found = scan(one)
+    found = by_partition(one)
     assert found == [(7, one, 3)] and found[0][1] is one
     several = [message(7, b"a"), message(300, b"bc"), message(300), message(7, b"d"), message(1, b"")]
     a, b, c, d, e = several
-    assert scan(several) == [(7, [a, d], 2), (300, [b, c], 3), (1, [e], 0)]
-    assert scan([]) == []
+    assert by_partition(several) == [(7, [a, d], 2), (300, [b, c], 3), (1, [e], 0)]
+    assert by_partition([]) == []
 
 
 def test_an_error_is_seen_wherever_it_is() -> None:
     for at in range(3):
         polled = [message(0), message(1), message(0)]
         polled[at] = message(0, error=KafkaError._TRANSPORT)
-        assert scan(polled) is None
+        assert by_partition(polled) is None
 
 
 def test_several_topics() -> None:
@@ -73,13 +73,13 @@ def test_a_message_of_a_subclass_is_one() -> None:
             return 1_000
 
     polled = [message(300), Own(topic="t", partition=300, value=b"abc")]
-    assert scan(polled) == pure(polled) == [(300, polled, 1_001)]
+    assert by_partition(polled) == pure(polled) == [(300, polled, 1_001)]
 
 
 def test_what_is_no_message_is_refused() -> None:
     for wrong in ([message(0), b"no"], (message(0),)):
         with pytest.raises(TypeError):
-            scan(wrong)  # type: ignore[arg-type]
+            by_partition(wrong)  # type: ignore[arg-type]
 
 
 def test_a_client_made_in_another_way_is_refused() -> None:
@@ -101,11 +101,11 @@ def test_it_keeps_no_references() -> None:
     before, nones = [sys.getrefcount(one) for one in seen], sys.getrefcount(None)
     blocks = sys.getallocatedblocks()
     for _ in range(10_000):
-        scan(polled)
-        scan(several)
-        scan(failed)
+        by_partition(polled)
+        by_partition(several)
+        by_partition(failed)
         with pytest.raises(TypeError):
-            scan([*polled, None])  # type: ignore[list-item]
+            by_partition([*polled, None])  # type: ignore[list-item]
     assert [sys.getrefcount(one) for one in seen] == before
     assert abs(sys.getrefcount(None) - nones) < 5_000  # that it never changes, as of 3.12, is fine
     assert sys.getallocatedblocks() - blocks < 5_000  # one a round would be 10,000

@@ -423,7 +423,6 @@ class Loop:
 
     def _away(self, error: Unavailable) -> None:
         """Forgets everything unfinished: it comes again. Results of what still runs find no lane."""
-        now = self._clock()
         self.assignment.drop_ready(self.lanes.values())
         self.assignment.forget(self.lanes.values())
         self._finished.clear()
@@ -433,6 +432,7 @@ class Loop:
         traceback.clear_frames(error.__traceback__)  # they would keep a client that the source drops
         with contextlib.suppress(WorkerError):
             self.source.close()  # also if it could not be opened: of two queues one may be there, and its messages held
+        now = self._clock()
         if self._away_since is None:
             self._away_since = now
         self._attempt += 1

@@ -33,6 +33,8 @@ class Assignment:
 
     def claim(self) -> Work | None:
         """The next work for a handler's thread."""
+        if not self.ready:
+            return None
         with self._handover:
             if not self.ready:
                 return None
@@ -43,7 +45,8 @@ class Assignment:
     def ended(self, work: Work) -> None:
         """It is in nobody's hands any more."""
         self.running.discard(work)
-        self.wake.set()
+        if not self.wake.is_set():  # who waits takes what is there after clearing it, and this is there already
+            self.wake.set()
 
     @property
     def idle(self) -> bool:
@@ -74,7 +77,7 @@ class Assignment:
 
     def held(self, partition: Partition) -> bool:
         """Whether a handler still has a batch of it from before it was lost: the next one is only after its end."""
-        return self._ordered and any(work.lane.partition == partition for work in self.late)
+        return self._ordered and bool(self.late) and any(work.lane.partition == partition for work in self.late)
 
     def lose(self, partitions: Collection[Partition]) -> None:
         """They are somebody else's already."""
