@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from tests.waiting import until
 from worker import App, Batch, ConfigError, Reject
 from worker.interface import Partition, SinkOptions, SourceOptions
 from worker.retry import Backoff
-from worker.run import Worker
+from worker.run import GARBAGE, Worker, run_until_signal
 from worker.settings import load
 from worker.testing import FakeSink, FakeSource
 
@@ -293,3 +294,23 @@ def test_a_publish_that_is_not_answered_keeps_nobody_from_ending(brokers: Broker
     assert time.monotonic() - begun < 10
     answered.set()
     assert not any(source.durable.values())
+
+
+@pytest.mark.parametrize(("before", "within"), [(700, GARBAGE), (0, 0), (50_000, 50_000)])
+def test_the_collector_does_not_run_for_every_batch(before: int, within: int) -> None:
+    """But one that the app has switched off, or set higher, is left alone."""
+    seen = []
+
+    class Noted:
+        def run(self) -> int:
+            seen.append(gc.get_threshold()[0])
+            return 0
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(before, *threshold[1:])
+    try:
+        assert run_until_signal(Noted()) == 0  # type: ignore[arg-type]
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+    assert seen == [within]

@@ -45,8 +45,7 @@ class Assignment:
     def ended(self, work: Work) -> None:
         """It is in nobody's hands any more."""
         self.running.discard(work)
-        if not self.wake.is_set():  # who waits takes what is there after clearing it, and this is there already
-            self.wake.set()
+        self.wake.set()
 
     @property
     def idle(self) -> bool:

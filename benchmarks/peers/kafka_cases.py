@@ -29,7 +29,7 @@ class Plan:
     records: int = 2_000_000
     """Of the fastest; the others read fewer, for about as many seconds."""
     validated: int = 400_000
-    together: int = 8_000_000
+    together: int = 20_000_000
     """Of two processes, of which the second one takes seconds to get its partitions; 0: not at all."""
     messages: int = 50_000
     """Of queues."""
@@ -129,7 +129,7 @@ def processes(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
     topic = broker.filled(plan.together)
     runs: dict[str, Measure] = {}
     for peer in (OURS, BARE):
-        one = Spec(broker.bootstrap, topic, "validate", "", records=plan.together)
+        one = Spec(broker.bootstrap, topic, "validate", "", records=plan.together // 5)
         runs[f"{peer.name}, two processes"] = lambda peer=peer: _two(peer, broker, topic, plan.together)
         runs[f"{peer.name}, one process"] = lambda peer=peer, one=one: measure(peer, _again(one))
     yield play("Two processes of one group, validating", runs, plan.few, say)
