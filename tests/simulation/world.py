@@ -346,7 +346,7 @@ class Simulation:
         before, undisturbed = source.returns.copy(), not source.events and not self.disowned
         self._drain(member)
         self._check_nothing_repeats(member)
-        if self.plan.counts and undisturbed and member.loop.failure is None:
+        if self.plan.counts and undisturbed and member.loop.failure is None and not member.loop.probing:  # a flood starts nothing
             self._check_what_went_back(source.returns - before)
         self.kill(member)
 
