@@ -65,11 +65,14 @@ def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None
         return None
     if topic is not None:
         return [KafkaBatch(Partition(topic, number), native, size=size) for number, native, size in found]
-    return [batch for number, native, _ in found for batch in _by_topic(number, native)]
+    return [batch for number, native, size in found for batch in _by_topic(number, native, size)]
 
 
-def _by_topic(number: int, messages: list[Message]) -> list[KafkaBatch]:
+def _by_topic(number: int, messages: list[Message], size: int) -> list[KafkaBatch]:
+    topics: list[str] = list(map(_topic, messages))  # type: ignore[arg-type]
+    if topics.count(topics[0]) == len(topics):  # the client delivers in runs
+        return [KafkaBatch(Partition(topics[0], number), messages, size=size)]
     by_topic: dict[str, list[Message]] = {}
-    for topic, message in zip(map(_topic, messages), messages, strict=True):
-        by_topic.setdefault(topic, []).append(message)  # type: ignore[arg-type]
+    for topic, message in zip(topics, messages, strict=True):
+        by_topic.setdefault(topic, []).append(message)
     return [KafkaBatch(Partition(topic, number), native) for topic, native in by_topic.items()]

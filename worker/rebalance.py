@@ -33,8 +33,6 @@ class Assignment:
 
     def claim(self) -> Work | None:
         """The next work for a handler's thread."""
-        if not self.ready:
-            return None
         with self._handover:
             if not self.ready:
                 return None
@@ -76,7 +74,9 @@ class Assignment:
 
     def held(self, partition: Partition) -> bool:
         """Whether a handler still has a batch of it from before it was lost: the next one is only after its end."""
-        return self._ordered and bool(self.late) and any(work.lane.partition == partition for work in self.late)
+        if not self.late:  # nearly always; asked twice a batch
+            return False
+        return self._ordered and any(work.lane.partition == partition for work in self.late)
 
     def lose(self, partitions: Collection[Partition]) -> None:
         """They are somebody else's already."""
