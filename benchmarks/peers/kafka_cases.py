@@ -39,11 +39,6 @@ class Plan:
     peers: tuple[str, ...] = ()
     """Words of names; none: all."""
 
-    @property
-    def few(self) -> int:
-        """Rounds of what takes seconds whoever does it."""
-        return -(-self.rounds // 2)
-
     def wanted(self, peer: Peer) -> bool:
         return not self.peers or any(word in peer.name for word in self.peers)
 
@@ -87,6 +82,9 @@ def shapes(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
                 topic = broker.filled(records, size, codec, partitions)
                 title = f"Counting, {size:,} B, {'plain' if codec == 'none' else codec}, {partitions} partitions"
                 yield play(title, _runs(broker, topic, "count", records, [OURS, BARE]), plan.rounds, say)
+                if (size, codec, partitions) == (1024, "none", 4):
+                    title = title.replace("Counting", "Touching each value")
+                    yield play(title, _runs(broker, topic, "touch", records, [OURS, BARE]), plan.rounds, say)
                 if (size, codec, partitions) != (200, "none", 4):
                     broker.delete(topic)
 
@@ -132,7 +130,7 @@ def processes(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         one = Spec(broker.bootstrap, topic, "validate", "", records=plan.together // 5)
         runs[f"{peer.name}, two processes"] = lambda peer=peer: _two(peer, broker, topic, plan.together)
         runs[f"{peer.name}, one process"] = lambda peer=peer, one=one: measure(peer, _again(one))
-    yield play("Two processes of one group, validating", runs, plan.few, say)
+    yield play("Two processes of one group, validating", runs, plan.rounds, say)
 
 
 def _again(spec: Spec) -> Spec:
@@ -189,7 +187,7 @@ def latencies(broker: Broker, plan: Plan, say: Say, fastest: dict[str, float]) -
         topic = broker.topic(f"trickle-{rate}")
         with _trickle(broker, topic, rate):
             runs = {peer.name: run(peer, topic) for peer in peers}
-            yield play(f"Delay at {rate:,} records/s", runs, plan.few, say, "p50_ms", figures=told)
+            yield play(f"Delay at {rate:,} records/s", runs, plan.rounds, say, "p50_ms", figures=told)
         broker.delete(topic)
 
     def half(peer: Peer) -> Measure:
@@ -207,7 +205,7 @@ def latencies(broker: Broker, plan: Plan, say: Say, fastest: dict[str, float]) -
 
     runs = {peer.name: half(peer) for peer in peers}
     title = f"Delay at half of each one's own rate (at most {MOST_TRICKLE:,} records/s)"
-    yield play(title, runs, plan.few, say, "p50_ms", figures=("rate", *told))
+    yield play(title, runs, plan.rounds, say, "p50_ms", figures=("rate", *told))
 
 
 def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
@@ -222,7 +220,7 @@ def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         return {"stop_s": running.stop()}
 
     runs: dict[str, Measure] = {peer.name: lambda peer=peer: stop(peer) for peer in peers}
-    yield play("SIGTERM to the end, 50 ms a batch", runs, plan.few, say, "stop_s", figures=("stop_s",))
+    yield play("SIGTERM to the end, 50 ms a batch", runs, plan.rounds, say, "stop_s", figures=("stop_s",))
 
     def join_and_leave(peer: Peer) -> dict[str, Any]:
         group = unique()
@@ -240,7 +238,7 @@ def lives(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
     with _trickle(broker, trickle, 2_000):
         runs = {peer.name: lambda peer=peer: join_and_leave(peer) for peer in peers}
         title = "Longest time without a record for a member while another one joins and leaves, 2,000 records/s"
-        yield play(title, runs, plan.few, say, "gap_s", figures=("gap_s",))
+        yield play(title, runs, plan.rounds, say, "gap_s", figures=("gap_s",))
     imports = {name: run for name, run in _imports().items() if not plan.peers or any(word in name for word in plan.peers)}
     yield play("Import", imports, plan.rounds, say, "import_ms", figures=("import_ms",))
 
