@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from confluent_kafka import Message
 
@@ -10,6 +11,7 @@ from connectors.kafka_scan import by_partition
 from worker.interface import Batch, Partition, Record
 
 _topic, _timestamp = Message.topic, Message.timestamp
+_partition = lru_cache(maxsize=4096)(Partition)
 
 
 class KafkaBatch(Batch):
@@ -64,14 +66,14 @@ def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None
     if found is None:
         return None
     if topic is not None:
-        return [KafkaBatch(Partition(topic, number), native, size=size) for number, native, size in found]
+        return [KafkaBatch(_partition(topic, number), native, size=size) for number, native, size in found]
     return [batch for number, native, size in found for batch in _by_topic(number, native, size)]
 
 
 def _by_topic(number: int, messages: list[Message], size: int) -> list[KafkaBatch]:
     topics: list[str] = list(map(_topic, messages))  # type: ignore[arg-type]
     if topics.count(topics[0]) == len(topics):  # the client delivers in runs
-        return [KafkaBatch(Partition(topics[0], number), messages, size=size)]
+        return [KafkaBatch(_partition(topics[0], number), messages, size=size)]
     by_topic: dict[str, list[Message]] = {}
     for topic, message in zip(topics, messages, strict=True):
         by_topic.setdefault(topic, []).append(message)

@@ -11,6 +11,7 @@ from worker.interface import Batch
 class _Part(NamedTuple):
     arrived: float
     batch: Batch
+    records: int
     bytes: int
 
 
@@ -26,10 +27,10 @@ class Waiting:
         self._parts: deque[_Part] = deque()
 
     def add(self, batch: Batch, now: float) -> None:
-        part = _Part(now, batch, batch.size())
-        self._parts.append(part)
-        self.count += len(batch)
-        self.bytes += part.bytes
+        count, size = len(batch), batch.size()
+        self._parts.append(_Part(now, batch, count, size))
+        self.count += count
+        self.bytes += size
 
     @property
     def arrived(self) -> float:
@@ -47,22 +48,22 @@ class Waiting:
 
     def take(self, most: int) -> Batch:
         """At most `most` records and `max_bytes` of values, except one record that alone exceeds them: it goes alone."""
-        part = self._parts[0]
-        if len(part.batch) == min(most, self.batch_size) and part.bytes <= self.max_bytes:
-            self._parts.popleft()  # it came as a whole batch: nothing to join or to cut
-            self.count -= len(part.batch)
+        part, most = self._parts[0], min(most, self.batch_size)
+        if (part.records == most or part.records == self.count < most) and part.bytes <= self.max_bytes:
+            self._parts.popleft()  # it came as the whole batch: nothing to join or to cut
+            self.count -= part.records
             self.bytes -= part.bytes
             return part.batch
-        return self._gather(min(most, self.batch_size), self.max_bytes)
+        return self._gather(most, self.max_bytes)
 
     def _gather(self, count: int, room: int) -> Batch:
         chosen: list[Batch] = []
         while self._parts and count:
             part = self._parts[0]
-            if len(part.batch) <= count and part.bytes <= room:
+            if part.records <= count and part.bytes <= room:
                 self._parts.popleft()
                 chosen.append(part.batch)
-                count -= len(part.batch)
+                count -= part.records
                 room -= part.bytes
             else:
                 fits = self._fits(part.batch, count, room) or (0 if chosen else 1)
@@ -84,9 +85,9 @@ class Waiting:
         return fits
 
     def _cut(self, part: _Part, count: int) -> Batch:
-        if count == len(part.batch):
+        if count == part.records:
             self._parts.popleft()
             return part.batch
         head, rest = part.batch.take(0, count), part.batch.take(count)
-        self._parts[0] = _Part(part.arrived, rest, part.bytes - head.size())
+        self._parts[0] = _Part(part.arrived, rest, part.records - count, part.bytes - head.size())
         return head

@@ -10,7 +10,7 @@ from typing import Any
 from worker.decode import Shape
 from worker.errors import Failed, Stopped
 from worker.interface import Batch
-from worker.work import Outcome
+from worker.work import FINE, Outcome
 
 
 class Call:
@@ -50,7 +50,7 @@ class Caller:
 
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """For a function that is not async."""
-        call = self.prepare(batch, expired)
+        call = Call(self.shape, batch, expired)
         if not call.kept:
             return Outcome(call.bad)
         if self.shape.takes == "one":
@@ -97,7 +97,7 @@ class Caller:
 
     def _returned(self, call: Call, result: Any) -> Outcome:
         if result is None:
-            return Outcome(call.bad)
+            return Outcome(call.bad) if call.bad else FINE
         if not isinstance(result, Mapping):
             if inspect.iscoroutine(result):
                 result.close()

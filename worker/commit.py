@@ -31,17 +31,17 @@ class Prefix:
         self._done: set[int] = set()
 
     def deliver(self, batch: Batch) -> range:
-        start = self._head + self.open
+        start, size = self._head + self.open, len(batch)
         self._held.append(batch)
-        self.open += len(batch)
-        return range(start, start + len(batch))
+        self.open += size
+        return range(start, start + size)
 
     def finish(self, numbers: Sequence[int], batch: Batch) -> list[Batch]:
-        first = self._held[0]
-        whole = len(numbers) == len(first) and numbers[0] == self._head and numbers[-1] == self._head + len(first) - 1
+        first, size = self._held[0], len(numbers)
+        whole = size == len(first) and numbers[0] == self._head and numbers[-1] == self._head + size - 1
         if whole and not self._done:
             self._held.popleft()
-            self._move(len(first))
+            self._move(size)
             return [first]
         self._done.update(numbers)
         count = 0

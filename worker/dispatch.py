@@ -18,7 +18,7 @@ from worker.interface import Batch
 from worker.logs import running
 from worker.retry import Policy
 from worker.watch import Watch, stack_of_task, too_slow
-from worker.work import Outcome, Verdict, Work
+from worker.work import FINE, Outcome, Verdict, Work
 
 log = logging.getLogger("worker")
 
@@ -103,7 +103,7 @@ class Dispatch:
         running.set((self.name, work.batch))
         try:
             outcome = await self._awaited(work, call)
-            if self._capture is not None and outcome != Outcome():
+            if self._capture is not None and outcome != FINE:
                 await self._on_a_thread(self._capture, work.batch, outcome)
             verdict = self._policy.decide(work, outcome)
             self._after(work, verdict)
@@ -147,7 +147,7 @@ class Dispatch:
 
     def _run(self, work: Work) -> Outcome:
         running.set((self.name, work.batch))
-        expired = self._expired(work)
+        expired = self._expired(work) if self._max_age is not None else {}
         if self._elsewhere is not None:
             return self._elsewhere(work.batch, expired)
         if self.watch is not None:

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from zlib import crc32
 
 from worker.batching import Waiting
@@ -35,14 +36,14 @@ class Shape:
     rejects: bool = False
     """Records that are given up are left to the broker's own dead-letter policy."""
 
-    @property
+    @cached_property
     def room(self) -> int:
         """Records that may be delivered and unfinished at once."""
         if not self.ordered:
             return 4 * self.parallel * self.batch_size
         return self.batch_size if self.parallel == 1 else 2 * self.parallel * self.batch_size
 
-    @property
+    @cached_property
     def high(self) -> int:
         """Records that may wait before the partition is paused. A pause throws away what the client fetched, so it is rare."""
         return max(4 * self.batch_size, 2_000)
@@ -74,6 +75,11 @@ class Lane:
     @property
     def idle(self) -> bool:
         return not self.letters and not any(self.busy)
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing that could be started."""
+        return not (self.waiting.count or self._aside or any(self._todo))
 
     @property
     def over(self) -> bool:
@@ -189,13 +195,14 @@ class Lane:
             self.letters -= 1
 
     def _ended(self, work: Work, verdict: Verdict) -> list[Batch]:
-        given_up = [one.index for one in verdict.given_up]
-        return self._finish(work, sorted([*verdict.finished, *given_up]) if given_up else verdict.finished)
+        if not verdict.given_up:
+            return self._finish(work, verdict.finished)
+        return self._finish(work, sorted([*verdict.finished, *(one.index for one in verdict.given_up)]))
 
     def _finish(self, work: Work, ended: Sequence[int]) -> list[Batch]:
         if not ended:
             return []
-        if len(ended) == len(work.batch):
+        if len(ended) == len(work.numbers):
             return self.position.finish(work.numbers, work.batch)
         return self.position.finish([work.numbers[i] for i in ended], work.batch.pick(ended))
 

@@ -155,15 +155,17 @@ class Loop:
         self.last_turn = self._clock()
 
     def _step(self, timeout: float) -> None:
-        self._settle()
-        self._commit()
+        if self.outcomes or self.outbox.ended:
+            self._settle()
+        if self._finished or self._rejected:
+            self._commit()
         now = self._clock()
         if self._resting:
             self._rest(now)
         if self.draining and self._drained(now):
             self._close()
             return
-        if self._starting:
+        if self._timers and self._starting:
             self._look_at_timers(now)
         if not self.ready:
             self._poll(min(timeout, BUSY) if self.outbox.open else timeout)
@@ -265,6 +267,8 @@ class Loop:
 
     def _start(self, lane: Lane, now: float) -> None:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""
+        if lane.empty and not lane.paused and not self.probing:  # most often, when a batch has ended
+            return
         if self._starting and not self.assignment.held(lane.partition):
             if self.probing or self.source.flooded:
                 self._probe(now)
@@ -281,7 +285,7 @@ class Loop:
 
     def _give(self, work: Work) -> None:
         batch, stream = work.batch, work.lane.partition.stream
-        if len(batch) == 1 and stream not in self._oversize and batch.size() > self.shape.max_bytes:
+        if len(work.numbers) == 1 and stream not in self._oversize and batch.size() > self.shape.max_bytes:
             self._oversize.add(stream)
             log.warning("%s: a record of %s is larger than max_bytes=%d: such go alone", self.name, stream, self.shape.max_bytes)
         self.ready.append(work)

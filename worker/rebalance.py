@@ -36,20 +36,20 @@ class Assignment:
         with self._handover:
             if not self.ready:
                 return None
-            work = self.ready.popleft()
-            self.running.add(work)
+            self.running.add(work := self.ready[0])  # first: nobody sees it in neither of the two
+            self.ready.popleft()
             return work
 
     def ended(self, work: Work) -> None:
         """It is in nobody's hands any more."""
         self.running.discard(work)
-        self.wake.set()
+        if not self.wake.is_set():  # nearly always it is; who clears it looks for results afterwards
+            self.wake.set()
 
     @property
     def idle(self) -> bool:
-        """Nothing is chosen and no handler runs. (A work between the two would be lost to a shutdown without the lock.)"""
-        with self._handover:
-            return not self.running and not self.ready
+        """Nothing is chosen and no handler runs. (In this order: a work between the two would be lost to a shutdown.)"""
+        return not self.ready and not self.running
 
     # What the turn calls
 

@@ -48,7 +48,7 @@ class Policy:
 
     def decide(self, work: Work, outcome: Outcome) -> Verdict:
         """Never loses a record: each index is in exactly one of finished, again and given_up."""
-        size = len(work.batch)
+        size = len(work.numbers)
         if not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
             return Verdict(range(size))
         given_up = [GivenUp(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]

@@ -102,7 +102,7 @@ class Threads:
     def _work(self) -> None:
         loop = self._loop
         while not loop.closed:
-            work = loop.assignment.claim()
+            work = loop.assignment.claim() if loop.ready else None
             if work is not None:
                 if not self._run(work):
                     return

@@ -42,6 +42,10 @@ class Outcome(NamedTuple):
     """Something failed, and nobody knows which."""
 
 
+FINE = Outcome()
+"""All of it was handled."""
+
+
 @dataclass(frozen=True, slots=True)
 class GivenUp:
     """A record that gets no more tries."""

@@ -47,6 +47,9 @@ class Wake:
         else:
             simulation.clock.advance(timeout)
 
+    def is_set(self) -> bool:
+        return False
+
     def set(self) -> None: ...
     def clear(self) -> None: ...
 
