@@ -121,6 +121,15 @@ def test_since_ever(tmp_path: Path) -> None:
     assert "nobody is here to ask" in told
 
 
+def test_only_one_of_several_handlers_has_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    assert "nobody is here to ask" in refused(tmp_path, "dead-letters", "redrive", "shop:app")
+    second = DEAD[DEAD.index("@app") :].replace("charge", "refund")
+    (tmp_path / "shop.py").write_text(DEAD + second)
+    told = refused(tmp_path, "dead-letters", "redrive", "shop:app")
+    assert "shop:app has several handlers: name one of charge, refund" in told
+
+
 def test_a_letter_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     headers = [(name, b"\x1b[2J") for name in (*HEADERS, "own\x1b[2J") if name not in ("dead_letter_time",)]
     one = Letter(Record(b"\x1b[2J", b"\x1b[2J", tuple(headers), None, 1, Partition("dead", 0)))

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import until
+from worker.errors import WorkerError
 from worker.supervised import how_it_ended
-from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
+from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor, supervise
 
 SCRIPT = """
 import os, signal, sys
@@ -89,6 +90,15 @@ def test_a_process_that_cannot_be_started_again_is_tried_again(tmp_path: Path, m
     when(lambda: len(runs_of(tmp_path, 1)) == 2, lambda: supervisor.signalled(signal.SIGTERM, None))
     assert supervisor.run() == 0
     assert refused and (len(runs_of(tmp_path, 0)), len(runs_of(tmp_path, 1))) == (1, 2)
+
+
+def test_without_room_for_processes_there_is_one_line_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("worker.supervisor.subprocess.Popen", refuse)
+    with pytest.raises(WorkerError, match=r"cannot start 3 processes: .*temporarily unavailable.*--processes"):
+        supervise(["run", "shop:app"], 3)
 
 
 def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Path) -> None:

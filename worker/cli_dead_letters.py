@@ -58,7 +58,7 @@ def _options(*, changes: bool) -> Callable[[Function], Function]:
     """What all four take, and what the two that change a broker take besides."""
     told = [
         click.argument("app", metavar="MODULE:APP"),
-        click.argument("handler"),
+        click.argument("handler", required=False),
         click.option("--error", metavar="TYPE", help="Only those of this error: ValueError."),
         click.option("--partition", metavar="ID", help="Only those whose record was in this partition."),
         click.option("--since", type=Since(), help="Only those given up since: 2026-11-24T10:30, or 90s, 30m, 2h, 1d ago."),
@@ -96,7 +96,7 @@ def dead_letters() -> None:
 
 @dead_letters.command(name="list", epilog="Example: worker dead-letters list shop.billing:app charge --since 2h")
 @_options(changes=False)
-def show_all(app: str, handler: str, as_json: bool, **told: Any) -> None:
+def show_all(app: str, handler: str | None, as_json: bool, **told: Any) -> None:
     """Count them, by error, partition and time; none is taken."""
     from worker.letters import Overview, browse
 
@@ -110,7 +110,7 @@ def show_all(app: str, handler: str, as_json: bool, **told: Any) -> None:
 )
 @_options(changes=False)
 @click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="At most so many.")
-def show_some(app: str, handler: str, as_json: bool, limit: int, **told: Any) -> None:
+def show_some(app: str, handler: str | None, as_json: bool, limit: int, **told: Any) -> None:
     """Show the first ones with value, headers and why; exit 1 if there is none."""
     from worker.letters import browse
 
@@ -149,7 +149,7 @@ def discard(**told: Any) -> None:
 def _move(
     action: Any,
     app: str,
-    handler: str,
+    handler: str | None,
     as_json: bool,
     limit: int | None,
     rate: float | None,
@@ -180,14 +180,18 @@ def _move(
     sys.exit(4 if moved.refused else 1 if moved.stopped or moved.unseen else 0)
 
 
-def _settings(app: str, handler: str, told: dict[str, Any]) -> tuple[HandlerSettings, Selection]:
+def _settings(app: str, handler: str | None, told: dict[str, Any]) -> tuple[HandlerSettings, Selection]:
+    """`handler` may be None where the app has only one."""
     from worker.letters import Selection
 
-    settings = load(app, [handler], told.pop("flags"), told.pop("config"))[1].handlers[handler]
+    handlers = load(app, [handler] if handler else [], told.pop("flags"), told.pop("config"))[1].handlers
+    if len(handlers) > 1:
+        raise ConfigError(f"{app} has several handlers: name one of {', '.join(handlers)} behind it")
+    [settings] = handlers.values()
     if settings.dead_letter is None:
-        raise ConfigError(f"handler {handler} has no dead letters: set dead_letter=")
+        raise ConfigError(f"handler {settings.name} has no dead letters: set dead_letter=")
     if settings.dead_letter == "broker":
-        raise ConfigError(f"handler {handler} leaves its dead letters to the broker's own policy: look there")
+        raise ConfigError(f"handler {settings.name} leaves its dead letters to the broker's own policy: look there")
     return settings, Selection(settings.label, **told)
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from worker.errors import WorkerError
 from worker.retry import Backoff
 from worker.supervised import FLOODED, PARENT_FD, REASON_FD, how_it_ended
 
@@ -183,13 +184,19 @@ class Supervisor:
 
 
 def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[str] = ()) -> int:
-    """Runs `worker` with `arguments` in so many processes until they end; returns the exit code.
+    """Runs `worker` with `arguments` in so many processes until they end; returns the exit code. WorkerError if the system has no
+    room for them.
 
     `settings` are those of `--set`; they travel in the environment, as a command line shows secrets to everybody.
     """
     inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
     environ = {**os.environ, WORKER_SET: json.dumps([*inherited, *settings])}
-    supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
+    try:
+        supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
+    except OSError as error:  # those that were started drain when this one is gone
+        raise WorkerError(
+            f"cannot start {processes} processes: {error}; lower --processes or raise the system's limit"
+        ) from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.signalled)
     return supervisor.run()
