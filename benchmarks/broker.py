@@ -30,7 +30,7 @@ class Broker:
         self.inside = inside
         """Runs a command where the broker is, if that can be done."""
         self._say = say
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 4})  # not a line for each deleted topic
         self._filled: dict[tuple[int, int, str, int, bool], str] = {}
         self._topics: set[str] = set()
 
