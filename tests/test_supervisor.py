@@ -18,7 +18,7 @@ import pytest
 from tests.waiting import until
 from worker.errors import WorkerError
 from worker.supervised import how_it_ended
-from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor, supervise
+from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
 
 SCRIPT = """
 import os, signal, sys
@@ -92,13 +92,34 @@ def test_a_process_that_cannot_be_started_again_is_tried_again(tmp_path: Path, m
     assert refused and (len(runs_of(tmp_path, 0)), len(runs_of(tmp_path, 1))) == (1, 2)
 
 
-def test_without_room_for_processes_there_is_one_line_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **options: Any) -> Any:
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+@pytest.mark.parametrize("short", ["processes", "threads"])
+def test_without_room_for_all_there_is_one_line_and_what_was_started_ends(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen, thread = subprocess.Popen, threading.Thread
+    started, watched = list[subprocess.Popen[bytes]](), list[threading.Thread]()
 
-    monkeypatch.setattr("worker.supervisor.subprocess.Popen", refuse)
-    with pytest.raises(WorkerError, match=r"cannot start 3 processes: .*temporarily unavailable.*--processes"):
-        supervise(["run", "shop:app"], 3)
+    def process(*arguments: Any, **options: Any) -> Any:
+        if started and short == "processes":
+            raise OSError(errno.EAGAIN, "no process left")
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def watcher(*arguments: Any, **options: Any) -> Any:
+        if watched and short == "threads":
+            raise RuntimeError("no thread left")
+        watched.append(thread(*arguments, **options))
+        return watched[-1]
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(WorkerError, match=r"cannot start 2 processes: .*left; lower --processes"),
+    ):
+        patched.setattr("worker.supervisor.subprocess.Popen", process)
+        patched.setattr("worker.supervisor.threading.Thread", watcher)
+        supervisor_of(tmp_path, "while True: signal.pause()")
+    assert len(started) == (1 if short == "processes" else 2)
+    until(lambda: all(one.poll() is not None for one in started))
 
 
 def test_a_process_that_stopped_for_a_reason_ends_all_with_its_code(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,6 +20,7 @@ from worker.errors import PublishError, Reject, Stopped, Stuck, Unavailable
 from worker.interface import Batch, DeadLetter, Partition
 from worker.lane import Shape
 from worker.loop import BUSY, Loop
+from worker.rebalance import Assignment
 from worker.retry import Backoff, Policy
 from worker.testing.fake import FakeSink, FakeSource
 from worker.threads import EventLoop, Threads
@@ -657,3 +659,38 @@ def test_a_poll_does_not_wait_long_while_letters_are_on_their_way() -> None:
         assert max(waits) <= BUSY
         sink.gate.set()
         until(source.finished)
+
+
+def test_a_work_that_is_being_claimed_is_never_in_neither_place() -> None:
+    """Looked at without the lock: a shutdown that sees it nowhere would close, and the batch would be repeated."""
+    assignment = Assignment(True, time.monotonic)
+    work: Any = object()
+
+    class Ready(deque[Any]):
+        def popleft(self) -> Any:
+            assert work in assignment.running
+            return super().popleft()
+
+    class Running(set[Any]):
+        def __len__(self) -> int:
+            before = super().__len__()
+            assignment.claim()  # another thread does, after this look at it
+            return before
+
+    assignment.ready, assignment.running = Ready([work]), Running()
+    assert not assignment.idle
+    assert assignment.claim() is work
+    assignment.ended(work)
+    assert assignment.idle
+
+
+def test_who_waits_for_a_result_is_woken_also_by_one_that_came_before() -> None:
+    assignment = Assignment(True, time.monotonic)
+    work: Any = object()
+    assert not assignment.wake.is_set()
+    for _ in range(2):  # the second finds it set
+        assignment.ended(work)
+        assert assignment.wake.is_set()
+    assignment.wake.clear()
+    assignment.ended(work)
+    assert assignment.wake.is_set()

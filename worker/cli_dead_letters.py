@@ -184,7 +184,7 @@ def _settings(app: str, handler: str | None, told: dict[str, Any]) -> tuple[Hand
     """`handler` may be None where the app has only one."""
     from worker.letters import Selection
 
-    handlers = load(app, [handler] if handler else [], told.pop("flags"), told.pop("config"))[1].handlers
+    handlers = load(app, [] if handler is None else [handler], told.pop("flags"), told.pop("config"))[1].handlers
     if len(handlers) > 1:
         raise ConfigError(f"{app} has several handlers: name one of {', '.join(handlers)} behind it")
     [settings] = handlers.values()

@@ -103,17 +103,25 @@ class Supervisor:
     """Waits for signals and for children, on the main thread."""
 
     def __init__(self, command: Sequence[str], processes: int, environ: Mapping[str, str]) -> None:
+        """Starts them. WorkerError if the system has no room for all of them."""
         self._events: queue.SimpleQueue[int | Child] = queue.SimpleQueue()
         """Signals and processes that ended; a queue, as a signal handler may put into one."""
         self._code = 0
         self._stopping = False
         self._due: dict[Child, float] = {}
         read, self._alive = os.pipe()  # nobody ever writes: the children see it close
-        self.children = [Child(command, environ, index, read) for index in range(processes)]
+        self.children: list[Child] = []
+        try:
+            for index in range(processes):
+                self.children.append(Child(command, environ, index, read))
+                self._watch(self.children[-1])
+        except OSError as error:
+            os.close(self._alive)  # those that were started drain
+            raise WorkerError(
+                f"cannot start {processes} processes: {error}; lower --processes or raise the system's limit"
+            ) from error
 
     def run(self) -> int:
-        for child in self.children:
-            self._watch(child)
         while not all(child.ended for child in self.children):
             event = self._next()
             if isinstance(event, Child):
@@ -134,11 +142,19 @@ class Supervisor:
             return None
 
     def _watch(self, child: Child) -> None:
+        """Ends it and raises OSError where the system has no thread left."""
+
         def wait() -> None:
             child.process.wait()
             self._events.put(child)
 
-        threading.Thread(target=wait, daemon=True).start()
+        try:
+            threading.Thread(target=wait, daemon=True).start()
+        except RuntimeError as error:
+            child.process.kill()
+            child.process.wait()
+            child.had_a_reason()
+            raise OSError(str(error)) from error
 
     def _ended(self, child: Child) -> None:
         code = child.process.returncode
@@ -165,13 +181,12 @@ class Supervisor:
     def _start_again(self, child: Child) -> None:
         try:
             child.start()
+            self._watch(child)
         except OSError as error:  # the others go on: what is short now may be there again
             child.restarts.crashes += 1
             pause = RESTART(child.restarts.crashes)
             log.error("%s cannot be started again: %s; trying again in %.1f s", child, error, pause)
             self._due[child] = time.monotonic() + pause
-        else:
-            self._watch(child)
 
     def _stop(self, number: int) -> None:
         self._stopping = True
@@ -191,12 +206,7 @@ def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[st
     """
     inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
     environ = {**os.environ, WORKER_SET: json.dumps([*inherited, *settings])}
-    try:
-        supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
-    except OSError as error:  # those that were started drain when this one is gone
-        raise WorkerError(
-            f"cannot start {processes} processes: {error}; lower --processes or raise the system's limit"
-        ) from error
+    supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.signalled)
     return supervisor.run()

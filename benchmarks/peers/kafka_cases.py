@@ -54,6 +54,13 @@ def _runs(broker: Broker, topic: str, work: str, records: int, peers: list[Peer]
     return {peer.name: run(peer) for peer in peers}
 
 
+def _other_worlds(broker: Broker, topic: str, records: int) -> dict[str, Measure]:
+    return {
+        "kcat (C)": lambda: kcat(broker, topic, records),
+        "Apache's Java consumer": lambda: java(broker, topic, records),
+    }
+
+
 def works(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
     """The same work by everybody."""
     topic = broker.filled(plan.records)
@@ -68,8 +75,7 @@ def works(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
         records = plan.validated if work in ("validate", "parse") else plan.records
         runs = _runs(broker, topic, work, records, peers)
         if work == "count" and not plan.peers:
-            runs["kcat (C)"] = lambda: kcat(broker, topic, plan.records)
-            runs["Apache's Java consumer"] = lambda: java(broker, topic, plan.records)
+            runs |= _other_worlds(broker, topic, plan.records)
         yield play(f"{told}, 200 B", runs, plan.rounds, say)
 
 
@@ -81,8 +87,12 @@ def shapes(broker: Broker, plan: Plan, say: Say) -> Iterator[Table]:
                 records = plan.records * 200 // max(200, size // 2)
                 topic = broker.filled(records, size, codec, partitions)
                 title = f"Counting, {size:,} B, {'plain' if codec == 'none' else codec}, {partitions} partitions"
-                yield play(title, _runs(broker, topic, "count", records, [OURS, BARE]), plan.rounds, say)
-                if (size, codec, partitions) == (1024, "none", 4):
+                large = (size, codec, partitions) == (1024, "none", 4)
+                runs = _runs(broker, topic, "count", records, [OURS, BARE])
+                if large and not plan.peers:
+                    runs |= _other_worlds(broker, topic, records)
+                yield play(title, runs, plan.rounds, say)
+                if large:
                     title = title.replace("Counting", "Touching each value")
                     yield play(title, _runs(broker, topic, "touch", records, [OURS, BARE]), plan.rounds, say)
                 if (size, codec, partitions) != (200, "none", 4):
