@@ -57,7 +57,7 @@ class KafkaBatch(Batch):
 
 
 def partition_of(message: Message) -> Partition:
-    return Partition(message.topic(), message.partition())  # type: ignore[arg-type]
+    return _partition(message.topic(), message.partition())
 
 
 def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None:
@@ -77,4 +77,4 @@ def _by_topic(number: int, messages: list[Message], size: int) -> list[KafkaBatc
     by_topic: dict[str, list[Message]] = {}
     for topic, message in zip(topics, messages, strict=True):
         by_topic.setdefault(topic, []).append(message)
-    return [KafkaBatch(Partition(topic, number), native) for topic, native in by_topic.items()]
+    return [KafkaBatch(_partition(topic, number), native) for topic, native in by_topic.items()]

@@ -44,10 +44,6 @@ class Caller:
         self._ordered = ordered
         """One record at a time: what comes behind one that fails is left untouched."""
 
-    def prepare(self, batch: Batch, expired: Mapping[int, Exception]) -> Call:
-        """Decodes: costs CPU, so never on the event loop."""
-        return Call(self.shape, batch, expired)
-
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """For a function that is not async."""
         call = Call(self.shape, batch, expired)

@@ -133,8 +133,8 @@ class Dispatch:
             self.watch.end(work)
 
     def prepare(self, work: Work) -> Call:
-        """For a function that is async, before `asynchronous`."""
-        return self._caller.prepare(work.batch, self._expired(work))
+        """For a function that is async, before `asynchronous`: decoding costs CPU, so never on the event loop."""
+        return Call(self.shape, work.batch, self._expired(work))
 
     def _expired(self, work: Work) -> Mapping[int, Exception]:
         if self._max_age is None:
@@ -147,7 +147,7 @@ class Dispatch:
 
     def _run(self, work: Work) -> Outcome:
         running.set((self.name, work.batch))
-        expired = self._expired(work) if self._max_age is not None else {}
+        expired = self._expired(work)
         if self._elsewhere is not None:
             return self._elsewhere(work.batch, expired)
         if self.watch is not None:

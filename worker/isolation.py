@@ -24,7 +24,7 @@ from worker.plain import columns
 from worker.settings import HandlerSettings
 from worker.supervised import how_it_ended
 from worker.watch import too_slow
-from worker.work import Outcome
+from worker.work import FINE, Outcome
 
 log = logging.getLogger("worker")
 
@@ -65,7 +65,7 @@ class Reply(NamedTuple):
     """Why the handler is to be stopped, without an outcome."""
 
 
-ALL_FINE = Reply(Outcome())
+ALL_FINE = Reply(FINE)
 """Sent as nothing at all: it is what nearly every call returns."""
 
 

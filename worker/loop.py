@@ -155,17 +155,15 @@ class Loop:
         self.last_turn = self._clock()
 
     def _step(self, timeout: float) -> None:
-        if self.outcomes or self.outbox.ended:
-            self._settle()
-        if self._finished or self._rejected:
-            self._commit()
+        self._settle()
+        self._commit()
         now = self._clock()
         if self._resting:
             self._rest(now)
         if self.draining and self._drained(now):
             self._close()
             return
-        if self._timers and self._starting:
+        if self._starting:
             self._look_at_timers(now)
         if not self.ready:
             self._poll(min(timeout, BUSY) if self.outbox.open else timeout)

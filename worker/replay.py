@@ -121,7 +121,7 @@ def run(
 
 
 def _asynchronous(caller: Caller, work: Work, timeout: float | None, events: EventLoop) -> Outcome:
-    call = caller.prepare(work.batch, {})
+    call = Call(caller.shape, work.batch, {})
     ended = asyncio.run_coroutine_threadsafe(_awaited(caller, work, call, timeout), events.loop)
     if timeout is None:
         return ended.result()
