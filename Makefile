@@ -6,6 +6,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?=
+# Most tests wait for brokers, so more processes than cores; each broker's tests share one (tests/groups.py).
+JOBS ?= 8
+PYTEST := $(BIN)/python -m pytest --dist loadgroup
 CHAOS ?=
 PEERS ?= --write
 
@@ -15,10 +18,10 @@ demo: $(VENV)/.installed
 	$(BIN)/worker demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) -n $(JOBS) $(TESTS)
 
-unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not docker and not embedded' $(TESTS)
+unit: $(VENV)/.test
+	$(PYTEST) -n 4 -m 'not docker and not embedded' $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,6 +45,7 @@ profile: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS)
+	WORKER_TEST_KILLS=20 $(PYTEST) -n 3 tests/integration/test_dead_letters.py -k killed_at_random
 
 simulation: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation --runs 100000
@@ -57,6 +61,10 @@ $(VENV)/.installed: pyproject.toml connectors/_kafka_scan.c | $(BIN)/python
 	$(PIP) install -e .
 	@touch $@
 
+$(VENV)/.test: pyproject.toml connectors/_kafka_scan.c | $(BIN)/python
+	$(PIP) install -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.dev: pyproject.toml connectors/_kafka_scan.c | $(BIN)/python
 	$(PIP) install -e '.[dev]'
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.test

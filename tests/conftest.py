@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import settings
 
+from tests import groups
 from worker.testing import ActiveMQContainer, EmbeddedKafka, KafkaContainer, MskContainer, RabbitMQContainer, ToxiproxyContainer
 from worker.testing.containers import KAFKA_IMAGE
 
@@ -16,17 +17,10 @@ from worker.testing.containers import KAFKA_IMAGE
 settings.register_profile("worker", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("worker")
 
-DOCKER = {"kafka", "msk", "rabbitmq", "activemq", "toxiproxy"}
-"""Fixtures that start containers."""
 
-
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & DOCKER:
-            item.add_marker(pytest.mark.docker)
-        if "embedded" in fixtures or item.path.name == "test_kafka_embedded.py":
-            item.add_marker(pytest.mark.embedded)
+    groups.mark(items)
 
 
 @cache
@@ -46,6 +40,16 @@ def missing_engine() -> str | None:
     finally:
         client.close()
     return None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if "not docker" in config.option.markexpr or (reason := missing_engine()) is None:
+        return None
+    return (
+        f"{reason}\n"
+        "The tests on Kafka, Amazon MSK's listeners, RabbitMQ and ActiveMQ are skipped. To run them, start a Docker engine that "
+        "this user may use (`docker info` must answer); `make unit` leaves them out on purpose."
+    )
 
 
 def need_engine() -> None:

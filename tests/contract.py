@@ -136,6 +136,8 @@ class Contract:
     ordered = True
     partitions = 4
     """How many a stream has; 1: a queue."""
+    many = 300
+    """How many records of a partition may be unfinished at once."""
     nulls = True
     """The broker keeps a null value, a null key and a null header apart from empty ones, and a header given twice."""
     timestamps = True
@@ -188,10 +190,10 @@ class Contract:
     # Delivery
 
     def test_every_partition_comes_in_order(self, broker: Broker, stream: str, join: Callable[[], Member]) -> None:
-        self.fill(broker, stream, 300)
+        self.fill(broker, stream, self.many)
         member = join()
-        member.receive(300 * self.partitions, most=70)
-        assert by_partition(member.got) == {partition: numbers(300) for partition in by_partition(member.got)}
+        member.receive(self.many * self.partitions, most=70)
+        assert by_partition(member.got) == {partition: numbers(self.many) for partition in by_partition(member.got)}
         assert len(by_partition(member.got)) == self.partitions
         ids = defaultdict(list)
         for record in member.got:

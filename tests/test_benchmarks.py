@@ -105,6 +105,7 @@ def test_a_spec_goes_over_a_command_line() -> None:
 
 @pytest.mark.timeout(300)
 def test_ours_beside_the_bare_client(kafka: KafkaContainer, tmp_path: Path) -> None:
+    """The quick form of each table but those of other peers and sizes."""
     told = tmp_path / "figures.json"
     command = ["-m", "benchmarks.peers", "--quick", "--only", "works,promises,lives", "--peers", "ours,bare"]
     run([*command, "--bootstrap", kafka.bootstrap, "--json", str(told)])

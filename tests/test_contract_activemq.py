@@ -47,6 +47,7 @@ class ActiveMQBroker:
 class TestIndividual(Contract):
     ordered = False
     partitions = 1
+    many = 200  # the broker hands out more unacknowledged messages only with its check for expired ones, every 30 s
     nulls = False
     timestamps = False
     checks_destination = False

@@ -11,7 +11,7 @@ import pytest
 from tests.bugs import BUGS, Bug
 from tests.simulation.shrink import failure_of, replay, shrink
 
-RUNS = int(os.environ.get("WORKER_TEST_RUNS", "10000"))
+RUNS = int(os.environ.get("WORKER_TEST_RUNS", "2000"))
 FIRST = int(os.environ.get("WORKER_TEST_SEED", "0"))
 
 

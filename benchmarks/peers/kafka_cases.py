@@ -43,7 +43,7 @@ class Plan:
         return not self.peers or any(word in peer.name for word in self.peers)
 
 
-QUICK = Plan(rounds=1, records=200_000, validated=50_000, together=0, messages=5_000, waits=2_000, seconds=2.0)
+QUICK = Plan(rounds=1, records=50_000, validated=20_000, together=0, messages=2_000, waits=1_000, seconds=0.5)
 
 
 def _runs(broker: Broker, topic: str, work: str, records: int, peers: list[Peer], **told: Any) -> dict[str, Measure]:

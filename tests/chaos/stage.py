@@ -95,7 +95,7 @@ class Stage(ABC):
 class KafkaStage(Stage):
     def __init__(self, toxiproxy: ToxiproxyContainer, partitions: int = PARTITIONS) -> None:
         self.broker: KafkaContainer = KafkaContainer()
-        self.routes = _advertise(self.broker, toxiproxy)
+        self.routes = advertise(self.broker, toxiproxy)
         self.broker.start()
         self._topic = self.broker.topic("chaos", partitions)
         self.dead = self.broker.topic("dead", 1, message_timestamp_type="LogAppendTime")
@@ -160,7 +160,7 @@ class KafkaStage(Stage):
         super().close()
 
 
-def _advertise(kafka: KafkaContainer, toxiproxy: ToxiproxyContainer) -> dict[str, Proxy]:
+def advertise(kafka: KafkaContainer, toxiproxy: ToxiproxyContainer) -> dict[str, Proxy]:
     """A listener for each route: clients go where the broker says that it is."""
     listening = {name: 9100 + number for number, name in enumerate(ROUTES)}
     published = kafka.publish(*listening.values())

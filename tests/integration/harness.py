@@ -258,16 +258,23 @@ class Stage(ABC):
                 worker.kill()
 
 
+QUICK = "?session.timeout.ms=3000&heartbeat.interval.ms=300"
+"""For tests of what happens after a session has ended, which takes 45 s with the client's own default."""
+
+
 class KafkaStage(Stage):
-    def __init__(self, kafka: KafkaContainer, folder: Path, *, partitions: int = 4) -> None:
+    def __init__(self, kafka: KafkaContainer, folder: Path, *, partitions: int = 4, options: str = QUICK) -> None:
+        """`options`: the query of the connection's URL."""
         self.kafka = kafka
+        self.options = options
+        self.bootstrap = kafka.bootstrap
         self.topic = kafka.topic("faults", partitions)
         self.group = f"group-of-{self.topic}"
         super().__init__(folder, f"kafka:{self.topic}")
 
     def environ(self) -> dict[str, str]:
         return {
-            "WORKER_CONNECTIONS__KAFKA": f"{self.kafka.url}?session.timeout.ms=6000&heartbeat.interval.ms=500",
+            "WORKER_CONNECTIONS__KAFKA": f"kafka://{self.bootstrap}{self.options}",
             "WORKER_HANDLERS__WRITE__GROUP": self.group,
         }
 
