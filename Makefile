@@ -10,6 +10,7 @@ TESTS ?=
 JOBS ?= 8
 PYTEST := $(BIN)/python -m pytest --dist loadgroup
 CHAOS ?=
+RUNS ?= 100000
 PEERS ?= --write
 
 .PHONY: demo test unit check format bench bench-peers profile chaos simulation clean
@@ -48,7 +49,7 @@ chaos: $(VENV)/.dev
 	WORKER_TEST_KILLS=20 $(PYTEST) -n 3 tests/integration/test_dead_letters.py -k killed_at_random
 
 simulation: $(VENV)/.dev
-	$(BIN)/python -m tests.simulation --runs 100000
+	$(BIN)/python -m tests.simulation --runs $(RUNS)
 
 clean:
 	rm -rf $(VENV) build dist connectors/*.so benchmarks/peers/.environments .mypy_cache .pytest_cache .ruff_cache .hypothesis

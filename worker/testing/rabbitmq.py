@@ -61,6 +61,13 @@ class RabbitMQContainer(BrokerContainer):
                     raise TimeoutError(f"no RabbitMQ at {self.address} after {_READY:.0f} s") from None
                 time.sleep(0.1)
 
+    def stop_broker(self) -> None:
+        """An orderly shutdown; its data stay. The node itself is asked: where a script is the container's first process, the
+        signal of `docker stop` does not reach it, and ten or thirty seconds later it is killed."""
+        container = self.get_wrapped_container()
+        container.exec_run(["rabbitmqctl", "stop"])
+        container.wait(timeout=60)
+
     def ctl(self, *command: str) -> str:
         """`rabbitmqctl`, inside the container."""
         code, written = self.get_wrapped_container().exec_run(["rabbitmqctl", *command])
