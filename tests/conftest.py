@@ -23,6 +23,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups.mark(items)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    groups.check(session.config, session.items)
+
+
 @cache
 def missing_engine() -> str | None:
     """Why there is no container engine; None: there is one."""

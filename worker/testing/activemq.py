@@ -15,7 +15,7 @@ from worker.testing.containers import BrokerContainer
 
 ACTIVEMQ_IMAGE = "WORKER_TEST_ACTIVEMQ_IMAGE"
 
-_READY = 90.0
+_READY = 180.0
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", ":": "\\c"}
 _OF_THE_BROKER = {
     *("ack", "content-length", "destination", "expires", "message-id", "persistent", "priority", "redelivered"),

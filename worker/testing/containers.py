@@ -34,7 +34,7 @@ from worker.testing.kafka import Kafka, Silent
 KAFKA_IMAGE = "WORKER_TEST_KAFKA_IMAGE"
 """The variable that names another image than the official one."""
 
-_READY = 90.0
+_READY = 180.0
 _CHANCE = random.SystemRandom()
 
 

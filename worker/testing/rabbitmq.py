@@ -18,7 +18,7 @@ from worker.testing.containers import BrokerContainer
 
 RABBITMQ_IMAGE = "WORKER_TEST_RABBITMQ_IMAGE"
 
-_READY = 90.0
+_READY = 180.0
 
 
 class RabbitMQContainer(BrokerContainer):
