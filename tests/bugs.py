@@ -14,11 +14,11 @@ from worker.commit import Prefix
 from worker.deadletter import DeadLetters
 from worker.errors import PublishError, Unavailable, WorkerError
 from worker.interface import Batch, Partition
-from worker.lane import Lane
+from worker.lane import Lane, Work
 from worker.loop import Loop
 from worker.rebalance import Assignment
 from worker.retry import Policy
-from worker.work import Outcome, Verdict, Work
+from worker.work import Outcome, Verdict
 
 Patch = Callable[[Any, str, Any], None]
 Bug = Callable[[Patch], None]

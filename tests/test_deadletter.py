@@ -11,11 +11,11 @@ from tests.support import batch
 from worker.deadletter import FUSE, HEADERS, MESSAGE, DeadLetters, Fuse, letter
 from worker.errors import Expired, Flooded, Invalid, PublishError, Stopped
 from worker.interface import Partition, Record
-from worker.lane import Lane, Shape
+from worker.lane import Lane, Shape, Work
 from worker.retry import Backoff
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
-from worker.work import GivenUp, Verdict, Work
+from worker.work import GivenUp, Verdict
 
 BAD = ValueError("bad")
 

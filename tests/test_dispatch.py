@@ -17,11 +17,11 @@ from worker.decode import shape
 from worker.dispatch import Dispatch
 from worker.errors import Expired, Failed, Invalid, Reject, Retry, Stopped
 from worker.interface import Batch, Record
-from worker.lane import Lane, Shape
+from worker.lane import Lane, Shape, Work
 from worker.logs import running
 from worker.retry import Backoff, Policy
 from worker.testing.fake import FakeSink
-from worker.work import Verdict, Work
+from worker.work import Verdict
 
 
 class Order(BaseModel):

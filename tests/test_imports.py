@@ -24,10 +24,8 @@ MODULES = {module_name(path): path for folder in OURS for path in sorted((ROOT /
 
 
 def statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """All imports, wherever they stand, but those that only a type checker sees."""
+    """All imports, wherever they stand, also those that only a type checker sees: a circle of those is one for the reader."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
         yield from statements(child)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support import batch, indices_of
 from worker.errors import Invalid, Reject, Retry
-from worker.lane import Lane, Shape
+from worker.lane import Lane, Shape, Work
 from worker.retry import WHOLE_TRIES, Backoff, Policy
-from worker.work import Outcome, Verdict, Work
+from worker.work import Outcome, Verdict
 
 BOOM = ValueError("boom")
 NO_WAIT = Backoff(first=0.0)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
 from worker.interface import DeadLetter, Record, Sink
+from worker.lane import Work
 from worker.retry import Backoff
-from worker.work import GivenUp, Verdict, Work
+from worker.work import GivenUp, Verdict
 
 log = logging.getLogger("worker")
 

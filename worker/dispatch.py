@@ -15,10 +15,11 @@ from worker.deadletter import DeadLetters
 from worker.decode import Shape
 from worker.errors import Expired, Retry, WorkerError, say
 from worker.interface import Batch
+from worker.lane import Work
 from worker.logs import running
 from worker.retry import Policy
 from worker.watch import Watch, stack_of_task, too_slow
-from worker.work import FINE, Outcome, Verdict, Work
+from worker.work import FINE, Outcome, Verdict
 
 log = logging.getLogger("worker")
 

@@ -14,7 +14,7 @@ from zlib import crc32
 from worker.batching import Waiting
 from worker.commit import Each, Position, Prefix
 from worker.interface import Batch, Partition
-from worker.work import Again, Verdict, Work
+from worker.work import Again, Verdict
 
 _order = itertools.count()
 
@@ -47,6 +47,24 @@ class Shape:
     def high(self) -> int:
         """Records that may wait before the partition is paused. A pause throws away what the client fetched, so it is rare."""
         return max(4 * self.batch_size, 2_000)
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One batch for one call of the handler."""
+
+    lane: Lane
+    batch: Batch
+    numbers: Sequence[int]
+    """Of each record, as its lane's position numbered it."""
+    arrived: float
+    """When the first of them reached the worker."""
+    slot: int = 0
+    rest: int = 1
+    """The attempt of every record but the first, which may have failed alone; `batch.attempt` is the first's."""
+    due: float = 0.0
+    probe: bool = False
+    """After a flood: if this one becomes a dead letter as well, the handler stops."""
 
 
 class Lane:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from worker.errors import Flooded, Unavailable, WorkerError
 from worker.interface import Batch, Partition, Sink, Source
-from worker.lane import Lane, Shape
+from worker.lane import Lane, Shape, Work
 from worker.outbox import Outbox
 from worker.rebalance import Assignment
 from worker.retry import Backoff
-from worker.work import Verdict, Work
+from worker.work import Verdict
 
 log = logging.getLogger("worker")
 

@@ -7,7 +7,8 @@ from collections import deque
 from contextlib import suppress
 
 from worker.errors import WorkerError
-from worker.work import Verdict, Work
+from worker.lane import Work
+from worker.work import Verdict
 
 _TOGETHER = 1_000
 """Letters of one publish, about: all of them fail together."""

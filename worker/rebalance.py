@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from worker.interface import Partition
-from worker.lane import Lane
-from worker.work import Work
+from worker.lane import Lane, Work
 
 
 class Assignment:

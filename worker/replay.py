@@ -18,12 +18,12 @@ from worker.capture import Captured
 from worker.decode import shape
 from worker.errors import ConfigError, Expired, Invalid, Reject, Stopped, Stuck
 from worker.interface import Batch
-from worker.lane import Lane, Shape
+from worker.lane import Lane, Shape, Work
 from worker.options import HandlerOptions
 from worker.retry import WHOLE_TRIES, Policy
 from worker.threads import EventLoop
 from worker.watch import Watch, stack_of, stack_of_task, too_slow
-from worker.work import GivenUp, Outcome, Work
+from worker.work import GivenUp, Outcome
 
 OnError = Callable[[Exception], None]
 STOPS = "stops the handler"

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.errors import Reject, Retry
-from worker.work import Again, GivenUp, Outcome, Verdict, Work
+from worker.lane import Work
+from worker.work import Again, GivenUp, Outcome, Verdict
 
 DEFAULT_RETRIES = 10
 """With a dead letter and no `retries`."""

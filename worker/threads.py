@@ -12,9 +12,9 @@ from collections.abc import Callable
 from worker.call import Call
 from worker.dispatch import Dispatch
 from worker.errors import Stuck
+from worker.lane import Work
 from worker.loop import BUSY, Loop
 from worker.watch import stack_of
-from worker.work import Work
 
 IDLE = 0.05
 TICK = 0.015

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
-from worker.work import Work
+from worker.lane import Work
 
 log = logging.getLogger("worker")
 

@@ -1,33 +1,12 @@
-"""What the loop hands to a handler's thread, and what comes back."""
+"""How a call of the handler ended, and what becomes of each of its records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from worker.interface import Batch, DeadLetter
-
-if TYPE_CHECKING:
-    from worker.lane import Lane
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One batch for one call of the handler."""
-
-    lane: Lane
-    batch: Batch
-    numbers: Sequence[int]
-    """Of each record, as its lane's position numbered it."""
-    arrived: float
-    """When the first of them reached the worker."""
-    slot: int = 0
-    rest: int = 1
-    """The attempt of every record but the first, which may have failed alone; `batch.attempt` is the first's."""
-    due: float = 0.0
-    probe: bool = False
-    """After a flood: if this one becomes a dead letter as well, the handler stops."""
+from worker.interface import DeadLetter
 
 
 class Outcome(NamedTuple):

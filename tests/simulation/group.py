@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from worker.dispatch import Dispatch
 from worker.interface import Batch, Partition
-from worker.lane import Lane
+from worker.lane import Lane, Work
 from worker.loop import Loop
 from worker.testing.fake import FakeSource
-from worker.work import Verdict, Work
+from worker.work import Verdict
 
 RecordId = tuple[Partition, int | str]
 
