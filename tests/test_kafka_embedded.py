@@ -6,18 +6,14 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from connectors import kafka, kafka_embedded
-from connectors.kafka_batch import KafkaBatch, split
-from connectors.kafka_commit import FLOODED, Positions
-from connectors.kafka_errors import Explain
+from connectors.kafka_commit import FLOODED
 from connectors.kafka_source import KafkaSource
-from connectors.kafka_start import spans
 from tests.waiting import until
 from worker.errors import ConfigError, PublishError, Refused, Unavailable
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
@@ -329,26 +325,6 @@ def message(partition: int, offset: int, topic: str = "orders", error: KafkaErro
     return Message(topic=topic, partition=partition, offset=offset, value=b"v", error=error)
 
 
-def shape(batches: list[KafkaBatch]) -> dict[Partition, list[int | None]]:
-    assert len({batch.partition for batch in batches}) == len(batches)
-    return {batch.partition: [m.offset() for m in batch.native] for batch in batches}
-
-
-def test_one_poll_is_cut_into_partitions_in_the_order_delivered() -> None:
-    mixed = [message(i % 3, i) for i in range(12)]
-    assert shape(split(mixed, "orders")) == {
-        Partition("orders", 0): [0, 3, 6, 9],
-        Partition("orders", 1): [1, 4, 7, 10],
-        Partition("orders", 2): [2, 5, 8, 11],
-    }
-    assert shape(split([message(2, i) for i in range(3)], "orders")) == {Partition("orders", 2): [0, 1, 2]}
-
-
-def test_one_poll_of_several_topics_keeps_them_apart() -> None:
-    mixed = [message(0, i, "ab"[i % 2]) for i in range(6)]
-    assert shape(split(mixed, None)) == {Partition("a", 0): [0, 2, 4], Partition("b", 0): [1, 3, 5]}
-
-
 def test_an_error_among_records_is_never_dropped_nor_are_the_records(topic: str) -> None:
     source = kafka.source(SourceOptions(EMBEDDED, (topic,), "group"))
     denied = message(0, 5, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
@@ -358,84 +334,3 @@ def test_an_error_among_records_is_never_dropped_nor_are_the_records(topic: str)
     kept = source._without_errors([message(0, 1), gone, message(0, 2)])
     assert [m.offset() for m in kept] == [1, 2]
     assert source._gone == {"orders"}
-
-
-class Commits:
-    """Takes the place of the client: keeps what is committed, and refuses it when told to."""
-
-    def __init__(self) -> None:
-        self.sent: list[list[tuple[int, int]]] = []
-        self.error: KafkaError | None = None
-
-    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
-        self.sent.append([(o.partition, o.offset) for o in offsets])
-        if not asynchronous and self.error:
-            raise KafkaException(self.error)
-        return offsets
-
-
-@pytest.fixture
-def now() -> list[float]:
-    return [100.0]
-
-
-@pytest.fixture
-def positions(now: list[float]) -> Positions:
-    made = Positions(1.0, Explain("kafka", {}, stream="orders"), lambda: now[0])
-    made.own(Partition("orders", 0), 5, committed=True)
-    return made
-
-
-def finished(offset: int, partition: int = 0) -> list[Batch]:
-    return [KafkaBatch(Partition("orders", partition), [message(partition, offset)])]
-
-
-def test_a_commit_that_failed_goes_again_with_what_was_finished_since(positions: Positions, now: list[float]) -> None:
-    client: Any = Commits()
-    positions.finish(finished(7))
-    positions.send(client)
-    positions.finish(finished(8))
-    now[0] += 5
-    positions.send(client)
-    assert client.sent == [[(0, 8)]], "one at a time"
-    positions.answered(KafkaError(KafkaError.ILLEGAL_GENERATION), [TopicPartition("orders", 0, 8)])
-    now[0] += 5
-    positions.send(client)
-    positions.answered(None, [TopicPartition("orders", 0, 9)])
-    assert client.sent == [[(0, 8)], [(0, 9)]]
-    assert positions.pending() == []
-
-
-def test_an_error_of_one_partition_keeps_only_that_one_pending(positions: Positions) -> None:
-    positions.own(Partition("orders", 1), 0, committed=True)
-    positions.finish(finished(7) + finished(3, partition=1))
-    good, bad = positions.pending()
-    failed: Any = SimpleNamespace(topic=bad.topic, partition=1, offset=bad.offset, error=KafkaError(KafkaError.NOT_COORDINATOR))
-    positions.answered(None, [good, failed])
-    assert [o.partition for o in positions.pending()] == [1]
-
-
-def test_partitions_given_away_are_committed_no_more(positions: Positions) -> None:
-    positions.forget({Partition("orders", 0)})
-    positions.finish(finished(7))
-    assert positions.pending() == []
-
-
-def test_a_flush_gives_up_at_its_bound_or_when_trying_again_is_useless(
-    positions: Positions, now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    client: Any = Commits()
-    monkeypatch.setattr("connectors.kafka_commit.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    positions.finish(finished(7))
-    client.error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
-    assert positions.flush(client, {Partition("orders", 0)}, 1.0) == client.error
-    assert 5 < len(client.sent) < 15
-    client.sent.clear()
-    client.error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    positions.flush(client, {Partition("orders", 0)}, 1.0)
-    assert len(client.sent) == 1
-    assert "these records come again" in caplog.text
-
-
-def test_partitions_in_few_words() -> None:
-    assert spans([Partition("b", 7), *(Partition("a", i) for i in (3, 0, 1, 2, 9))]) == "a[0..3,9], b[7]"
