@@ -20,20 +20,21 @@ def context(connection: Connection, given: Mapping[str, Any], *, scheme: str) ->
             if name in given:
                 raise _wrong(connection, name, f"TLS needs {scheme}:// instead of {connection.scheme}://")
         return None
+    files = {name: str(given[name]) for name in ("cafile", "certfile", "keyfile") if name in given}
     try:
-        made = ssl.create_default_context(cafile=given.get("cafile"))
+        made = ssl.create_default_context(cafile=files.get("cafile"))
     except (OSError, ssl.SSLError) as error:
-        raise _wrong(connection, "cafile", f"{given.get('cafile')} cannot be read, or is no PEM file ({error})") from None
+        raise _wrong(connection, "cafile", f"{files.get('cafile')} cannot be read, or is no PEM file ({error})") from None
     if str(given.get("verify", "true")).lower() in ("false", "0", "no", "none"):
         made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-    if "certfile" in given:
+    if "certfile" in files:
         password = str(given.get("keyfile_password", ""))
         try:
             # Never None: then OpenSSL would ask on the terminal.
-            made.load_cert_chain(given["certfile"], given.get("keyfile"), lambda: password)
+            made.load_cert_chain(files["certfile"], files.get("keyfile"), lambda: password)
         except (OSError, ssl.SSLError) as error:
-            raise _wrong(connection, "certfile", f"{given['certfile']} and its keyfile cannot be used ({error})") from None
-    elif "keyfile" in given:
+            raise _wrong(connection, "certfile", f"{files['certfile']} and its keyfile cannot be used ({error})") from None
+    elif "keyfile" in files:
         raise _wrong(connection, "keyfile", "it needs a certfile=")
     return made
 

@@ -46,6 +46,7 @@ class ActiveMQBroker:
 
 class TestIndividual(Contract):
     ordered = False
+    tells_lag = False
     partitions = 1
     many = 200  # the broker hands out more unacknowledged messages only with its check for expired ones, every 30 s
     nulls = False

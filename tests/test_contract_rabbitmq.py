@@ -47,6 +47,7 @@ class RabbitMQBroker:
 
 class TestQuorum(Contract):
     ordered = False
+    tells_lag = False
     partitions = 1
     nulls = False
     timestamps = False

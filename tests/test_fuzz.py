@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from hypothesis import example, given, settings
@@ -51,6 +52,28 @@ OPTIONS = [
 words = st.text(max_size=12) | st.sampled_from(["0", "-1", "1e9", "true", "null", "{}", "[", "x" * 300, "a b", "%zz", "#", "é\n"])
 
 
+@contextmanager
+def works_or_is_refused() -> Iterator[None]:
+    """By a connector, which names the connection, its stream or what it cannot start at."""
+    try:
+        yield
+    except ConfigError as error:
+        assert error.exit_code == 2 and str(error).startswith(("connection c: ", "c:", "start=")), str(error)
+        assert len(str(error)) > 30, str(error)
+
+
+@contextmanager
+def works_or_says(*places: str) -> Iterator[None]:
+    """Each line of a complaint begins with the option, the connection or the variable that it is about, and says something."""
+    try:
+        yield
+    except ConfigError as error:
+        assert error.exit_code == 2
+        for line in str(error).split("\n"):
+            found = next((place for place in places if line.startswith(place)), None)
+            assert found is not None and len(line) > len(found) + 10, f"{line!r} of {str(error)!r}"
+
+
 def app_of(url: object) -> App:
     app = App("shop", connections={"c": url})  # type: ignore[dict-item]
 
@@ -64,13 +87,14 @@ def app_of(url: object) -> App:
 @example("kafka://[::1")
 @example("kafka://user:p@ss:word@host")
 def test_urls(url: str) -> None:
-    with suppress(ConfigError):
+    with works_or_says("connections.c"):
         load(app_of(url), environ={})
 
 
 @given(st.lists(words | st.builds("handlers.charge.{}={}".format, st.sampled_from([*HandlerOptions.model_fields, "x"]), words)))
 def test_flags(flags: list[str]) -> None:
-    with suppress(ConfigError):
+    sections = [flag.partition("=")[0].strip().partition(".")[0] for flag in flags]
+    with works_or_says("handlers.charge.", "--set ", *sections):
         load(app_of("kafka://host"), environ={}, flags=flags)
 
 
@@ -78,7 +102,7 @@ def test_flags(flags: list[str]) -> None:
     st.dictionaries(st.sampled_from(["WORKER_HANDLERS__CHARGE__RETRIES", "WORKER_CONNECTIONS__C", "WORKER_HANDLERS__"]), words)
 )
 def test_the_environment(environ: dict[str, str]) -> None:
-    with suppress(ConfigError):
+    with works_or_says("handlers.", "connections.c"):
         load(app_of("kafka://host"), environ=environ)
 
 
@@ -94,7 +118,7 @@ def test_the_environment(environ: dict[str, str]) -> None:
 def test_connections(scheme: str, hosts: str, path: str, user: str | None, options: dict[str, object], stream: str) -> None:
     connection = Connection("c", scheme, hosts, path, user, user, options)
     for start in ("earliest", datetime(2026, 1, 1, tzinfo=UTC)):
-        with suppress(ConfigError):
+        with works_or_is_refused():
             connector(scheme).source(SourceOptions(connection, (stream,), "group", start=start))  # type: ignore[arg-type]
-    with suppress(ConfigError):
+    with works_or_is_refused():
         connector(scheme).sink(SinkOptions(connection, stream))

@@ -75,6 +75,12 @@ def test_all_complaints_come_at_once_with_origin_value_and_bound() -> None:
     assert "handlers.charge.concurrency = x (from --set): a whole number" in told
 
 
+def test_a_value_with_its_end_of_line_is_told_in_one_line() -> None:
+    told = complaints(environ={"WORKER_HANDLERS__CHARGE__BATCH_SIZE": "many\n", "WORKER_CONNECTIONS__KAFKA": "kafka://a b\n"})
+    assert [line.partition(" = ")[0] for line in told.split("\n")] == ["connections.kafka", "handlers.charge.batch_size"]
+    assert r"many\n (from" in told
+
+
 def test_names_that_do_not_exist_are_named_with_a_near_one() -> None:
     assert "did you mean charge?" in complaints(flags=["handlers.chrage.window=1"])
     assert "did you mean handlers?" in complaints(flags=["handler.charge.window=1"])

@@ -68,3 +68,11 @@ def test_options_of_tls_without_tls(scheme: str, secure: str, option: str) -> No
     connection = Connection("shop", scheme, "host", options={option: "x"})
     with pytest.raises(ConfigError, match=rf"shop: {option}: TLS needs {secure.replace('+', '.')}:// instead of {scheme}://"):
         connector(scheme).source(SourceOptions(connection, ("orders",), "group"))
+
+
+@pytest.mark.parametrize("scheme", EXPLAIN)
+@pytest.mark.parametrize("option", ["cafile", "certfile"])
+def test_a_file_that_is_no_name_is_one_line(scheme: str, option: str) -> None:
+    connection = Connection("shop", scheme, "host", options={option: 7})
+    with pytest.raises(ConfigError, match=f"shop: {option}: 7"):
+        connector(scheme).source(SourceOptions(connection, ("orders",), "group"))

@@ -66,11 +66,9 @@ class Complaints:
     lines: list[str] = field(default_factory=list)
 
     def add(self, path: str, given: Given | None, why: str) -> None:
-        if given is None:
-            self.lines.append(f"{path}: {why}")
-        else:
-            shown = "***" if SECRET.search(path) else _masked(given.value)
-            self.lines.append(f"{path} = {shown} (from {given.origin}): {why}")
+        shown = "" if given is None else " = ***" if SECRET.search(path) else f" = {_masked(given.value)}"
+        origin = "" if given is None else f" (from {given.origin})"
+        self.lines.append(_one_line(f"{path}{shown}{origin}: {why}"))
 
 
 def load(
@@ -176,7 +174,7 @@ def _from_flags(flags: Sequence[str]) -> Iterator[tuple[list[str], Given]]:
     for flag in flags:
         path, equals, value = flag.partition("=")
         if not equals:
-            raise ConfigError(f"--set {path}: write --set handlers.NAME.OPTION=VALUE or --set connections.NAME=URL")
+            raise ConfigError(f"--set {_one_line(path)}: write --set handlers.NAME.OPTION=VALUE or --set connections.NAME=URL")
         section, _, rest = path.strip().partition(".")
         name, dot, option = rest.partition(".")
         yield [section, name, option] if dot else [section, name], Given(value, "--set")
@@ -346,6 +344,11 @@ def _near(word: str, known: Collection[str]) -> str:
 
 def _either(names: Collection[str]) -> str:
     return "the handlers " + ", ".join(sorted(names)) if names else "no handlers"
+
+
+def _one_line(text: str) -> str:
+    """A value that was read from a file often has its end of line with it."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _masked(value: Any) -> str:

@@ -212,11 +212,9 @@ def test_a_letter_cannot_send_records_elsewhere(shop: Shop) -> None:
     assert shop.overview() == {"ValueError": 2}
 
 
-def test_limit_and_rate(shop: Shop) -> None:
+def test_a_limit(shop: Shop) -> None:
     shop.give_up(40)
-    started = time.monotonic()
-    assert "20 redriven" in shop.letters("redrive", "--yes", "--limit", "20", "--rate", "10")
-    assert time.monotonic() - started > 1.5
+    assert "20 redriven" in shop.letters("redrive", "--yes", "--limit", "20")
     assert shop.overview() == {"ValueError": 20}
     assert len(shop.read(shop.stream)) == 20
 

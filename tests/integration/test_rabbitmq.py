@@ -13,13 +13,11 @@ from typing import Any
 import pika
 import pytest
 import trustme
-from pika.exceptions import AMQPError
 
 from connectors import rabbitmq as connector
 from connectors.rabbitmq_frames import Properties, ack, publish
 from connectors.rabbitmq_link import Link
 from connectors.rabbitmq_sink import RabbitMQSink
-from connectors.rabbitmq_source import RabbitMQSource
 from tests.contract import Member, gather, letter, numbers, values
 from tests.waiting import until
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
@@ -868,9 +866,3 @@ def test_a_lost_connection_is_told_once(rabbitmq: RabbitMQContainer, caplog: pyt
     with caplog.at_level(logging.INFO):
         refusal(Connection("shop", "rabbitmq", "127.0.0.1:1"))
     assert not [one for one in caplog.records if one.name.startswith("pika")]
-
-
-def test_a_source_is_what_the_type_says(rabbitmq: RabbitMQContainer) -> None:
-    with pytest.raises(AMQPError), rabbitmq.channel() as channel:
-        channel.queue_declare("never-made", passive=True)
-    assert isinstance(connector.source(SourceOptions(connect(rabbitmq), ("never-made",), "g")), RabbitMQSource)
