@@ -145,15 +145,17 @@ def test_async_partitions_that_stand_still_are_paused_and_the_others_go_on(monke
     source = FakeSource()
     for number in range(40_000):
         source.put(b"%d" % number, partition=number // 10_000)  # a client hands them out in runs, too
-    handled = [0]
+    handled, released = [0], asyncio.Event()
 
     async def handle(b: Batch) -> None:
         if b.partition.id != 3:
-            await asyncio.Event().wait()
+            await released.wait()
         handled[0] += len(b)
 
-    with running(source, handle, batch_size=100, concurrency=1_000, joins=False) as run:
+    with running(source, handle, batch_size=100, concurrency=1_000) as run:
         assert most_waiting(run.loop, lambda: handled[0] == 10_000) <= 5_000 + 4 * 2_000
+        assert run.threads._events is not None
+        run.threads._events.loop.call_soon_threadsafe(released.set)
 
 
 def test_partitions_that_retry_for_ever_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

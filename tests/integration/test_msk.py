@@ -161,7 +161,8 @@ def test_connections_log_in_again_without_losing_a_record(
 def test_tokens_that_stop_coming_and_come_again(strict: tuple[MskContainer, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is logged in goes on with its last token; who is not says why; nothing is lost."""
     container, ca = strict
-    topic = Behind(container).topic("stops")
+    kafka = Behind(container)
+    topic = kafka.topic("stops")
     away, asked = [False], list[bool]()
     real = Tokens._load
 
@@ -179,18 +180,18 @@ def test_tokens_that_stop_coming_and_come_again(strict: tuple[MskContainer, Path
         return Member(connector.source(SourceOptions(connect(container, "IAM", ca, **IAM), (topic,), "stops")))
 
     first, late = member().open(), member()
-    container.produce(topic, [b"0"], partition=0)
+    kafka.produce(topic, [b"0"], partition=0)
     first.receive(1)
     away[0] = True
     first.until(lambda: asked[-1])
     with pytest.raises(Unavailable, match="the metadata service is away"):
         late.open()
     late.source.close()
-    container.produce(topic, [b"1"], partition=0)
+    kafka.produce(topic, [b"1"], partition=0)
     first.receive(1)
     away[0] = False
     first.until(lambda: not asked[-1])
-    container.produce(topic, [b"2"], partition=0)
+    kafka.produce(topic, [b"2"], partition=0)
     first.receive(1)
     assert [record.value for record in first.got] == [b"0", b"1", b"2"] and not first.revoked
     first.source.close()
