@@ -36,6 +36,13 @@ def limited(retries: int = 2, *, bisect: bool = True, ordered: bool = True) -> P
     return Policy.of(retries, None, NO_WAIT, bisect, ordered)
 
 
+class Steps(Backoff):
+    """Waits that say after which try: 1, 4, 9 s."""
+
+    def __call__(self, attempt: int) -> float:
+        return float(attempt**2)
+
+
 UNLIMITED = Policy.of(None, None, NO_WAIT, True, True)
 
 
@@ -116,6 +123,7 @@ def test_dead_letter_alone_means_ten_retries_and_neither_means_for_ever() -> Non
     assert Policy.of(None, "kafka:dead", NO_WAIT, True, True).tries == 11
     assert Policy.of(None, None, NO_WAIT, True, True).tries == math.inf
     assert Policy.of(0, "kafka:dead", NO_WAIT, True, True).tries == 1
+    assert Policy.of(3, None, NO_WAIT, True, True).tries == 4
 
 
 def test_reject_gives_up_the_whole_batch_or_the_one_named() -> None:
@@ -129,6 +137,38 @@ def test_retry_waits_as_asked_spends_a_try_and_never_halves() -> None:
     assert again(verdict) == [([0, 1], 2, 2)]
     assert verdict.again[0].wait == 7.0
     assert given_up(limited(retries=1).decide(work(2, attempt=2), Outcome(whole=Retry(7.0)))) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 5])
+@pytest.mark.parametrize("bisect", [True, False])
+def test_each_failure_waits_for_its_own_step_of_the_backoff(attempt: int, bisect: bool) -> None:
+    policy = Policy.of(9, None, Steps(), bisect, True)
+    for outcome in (Outcome(whole=BOOM), Outcome(whole=Retry()), Outcome(failed={1: BOOM}), Outcome(failed={0: Retry()})):
+        [part] = policy.decide(work(3, attempt), outcome).again
+        assert (part.attempt, part.wait) == (attempt + 1, attempt**2), outcome
+
+
+def test_the_two_parts_of_a_batch_with_two_counts_wait_for_their_own_steps() -> None:
+    policy = Policy.of(9, None, Steps(), True, True)
+    assert [part.wait for part in policy.decide(work(3, 3, rest=1), Outcome(whole=BOOM)).again] == [9, 1]
+
+
+def test_a_retry_named_for_a_record_spends_a_try_like_any_other() -> None:
+    policy = limited(retries=2)
+    assert again(policy.decide(work(2, attempt=2), Outcome(failed={1: Retry(7.0)}))) == [([1], 3, 3)]
+    assert given_up(policy.decide(work(2, attempt=3), Outcome(failed={1: Retry(7.0)}))) == {1: 3}
+    assert given_up(policy.decide(work(2, attempt=3, rest=1), Outcome(failed={0: Retry(), 1: Retry()}))) == {0: 3}
+
+
+def test_a_retry_of_no_seconds_is_one_of_no_seconds() -> None:
+    policy = Policy.of(2, None, Steps(), True, True)
+    assert policy.decide(work(1), Outcome(whole=Retry(0.0))).again[0].wait == 0.0
+    assert policy.decide(work(1), Outcome(failed={0: Retry(0.0)})).again[0].wait == 0.0
+
+
+def test_a_reject_among_named_failures_is_given_up_alone() -> None:
+    verdict = limited().decide(work(3), Outcome(failed={0: Reject("no"), 2: BOOM}))
+    assert (verdict.finished, again(verdict), given_up(verdict)) == ([1], [([2], 2, 2)], {0: 1})
 
 
 def test_invalid_records_are_given_up_beside_whatever_else_happened() -> None:
