@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,8 +19,9 @@ from tests.support import batch
 from worker.decode import shape
 from worker.errors import ConfigError, Reject, Stopped
 from worker.interface import Partition, Record
-from worker.isolation import Crashed, Isolation, isolation
+from worker.isolation import Crashed, Isolation, Request, isolation
 from worker.loading import load_app
+from worker.pipe import Pipe
 from worker.plain import PlainBatch
 from worker.settings import load
 from worker.work import Outcome
@@ -273,3 +276,24 @@ def test_where_it_is_not_possible(made: Callable[..., Isolation], tmp_path: Path
     settings = load(app, environ={}).handlers["values"]
     with pytest.raises(ConfigError, match="worker run MODULE:APP"):
         isolation(settings, None, shape(settings.function), True)
+
+
+def test_a_call_that_hangs_does_not_outlive_a_worker_that_was_killed(made: Callable[..., Isolation], tmp_path: Path) -> None:
+    """A kill closes the worker's end of the pipe, and does nothing else: the process sees to its own end."""
+    ours, theirs = socket.socketpair()
+    brief = "import worker.child; worker.child.PATIENCE = 0.05; worker.child.main()"
+    command = [sys.executable, "-c", brief, str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+    theirs.close()
+    try:
+        pipe = Pipe(ours)
+        plan = made()._plan
+        pipe.send(pickle.dumps(plan))
+        pipe.receive()
+        pipe.send(pickle.dumps(Request(Partition("orders", 0), 1, [b"hang"], (0, 0), {})))
+        assert process.poll() is None
+        pipe.close()
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        process.wait()

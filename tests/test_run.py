@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -25,13 +28,16 @@ class Brokers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sources: dict[str, FakeSource] = {}
+        self.asked: list[SourceOptions | SinkOptions] = []
         self.letters = FakeSink()
         monkeypatch.setattr("worker.run.connector", lambda scheme: self)
 
     def source(self, options: SourceOptions) -> FakeSource:
+        self.asked.append(options)
         return self.sources.setdefault(options.streams[0], FakeSource())
 
     def sink(self, options: SinkOptions) -> FakeSink:
+        self.asked.append(options)
         return self.letters
 
     def stream(self, name: str, records: int) -> FakeSource:
@@ -294,6 +300,136 @@ def test_a_publish_that_is_not_answered_keeps_nobody_from_ending(brokers: Broker
     assert time.monotonic() - begun < 10
     answered.set()
     assert not any(source.durable.values())
+
+
+def test_what_a_handler_is_told_reaches_its_connector(brokers: Brokers) -> None:
+    shop = app()
+
+    @shop.handler(
+        "kafka:orders",
+        batch_size=7,
+        window=0.25,
+        ordered=True,
+        start="latest",
+        group="mine",
+        commit_interval=3.0,
+        dead_letter="kafka:dead",
+        dead_letter_timeout=9.0,
+    )
+    def handle(b: Batch) -> None: ...
+
+    worker_of(shop)
+    source, sink = brokers.asked
+    assert isinstance(source, SourceOptions) and isinstance(sink, SinkOptions)
+    assert (source.streams, source.group, source.start, source.commit_interval) == (("orders",), "mine", "latest", 3.0)
+    assert (source.batch_size, source.window, source.ordered, source.in_flight) == (7, 0.25, True, 14)
+    assert (sink.stream, sink.timeout, sink.partitions) == ("dead", 9.0, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"dead_letter": "broker"}, "has no dead-letter policy"),
+        ({"max_age": 5.0}, "max_age_from=arrival"),
+    ],
+)
+def test_what_a_broker_cannot_do_is_refused_before_anything_opens(
+    brokers: Brokers, options: dict[str, Any], refused: str
+) -> None:
+    shop = app()
+    source = brokers.stream("orders", 1)
+    source.timestamps = False
+
+    @shop.handler("kafka:orders", **options)
+    def handle(b: Batch) -> None: ...
+
+    with pytest.raises(ConfigError, match=refused):
+        worker_of(shop)
+    assert not source.polls
+
+
+@pytest.mark.parametrize("flag", ["flood=1", "flood=0.9", "flood=0.1"])
+def test_the_share_of_a_flood_is_the_handlers(brokers: Brokers, flag: str) -> None:
+    source = brokers.stream("orders", 1_000)
+    shop = app()
+
+    @shop.handler("kafka:orders", batch_size=50, window=0.0, retries=0, dead_letter="kafka:dead")
+    def handle(b: Batch) -> None:
+        raise Reject("a bad deploy")
+
+    worker = worker_of(shop, f"handlers.handle.{flag}")
+    stop_when(worker, lambda: source.finished() or (not source.opened and source.polls))
+    share = float(flag.partition("=")[2])
+    assert worker.run() == (0 if share == 1 else 4)
+    assert len(brokers.letters.letters) == 1_000 * share
+
+
+def test_retries_alone_discard_what_fails_and_go_on(brokers: Brokers) -> None:
+    source, tries = brokers.stream("orders", 5), list[int]()
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, retries=2, backoff=0.001, bisect=False)
+    def handle(b: Batch) -> None:
+        tries.append(b.attempt)
+        raise ValueError("no")
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert tries == [1, 2, 3] and worker.counters["handle"].discarded == 5
+
+
+def test_a_backoff_is_the_handlers(brokers: Brokers) -> None:
+    source, tried = brokers.stream("orders", 1), list[float]()
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, retries=3, backoff=0.1)
+    def handle(b: Batch) -> None:
+        tried.append(time.monotonic())
+        if len(tried) < 4:
+            raise ValueError("no")
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    waits = [after - before for before, after in pairwise(tried)]
+    assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True)), waits
+
+
+def test_the_first_signal_drains_and_the_second_one_does_not_wait(brokers: Brokers) -> None:
+    source, began, release = brokers.stream("orders", 1), threading.Event(), threading.Event()
+    shop, ended = app(), threading.Event()
+
+    @shop.handler("kafka:orders", window=0.0, drain=60.0)
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(90)
+        ended.set()
+
+    worker = worker_of(shop)
+    [running] = worker.handlers
+    drained = []
+
+    def signals() -> None:
+        began.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: running.loop.draining)
+        polls = source.polls
+        until(lambda: source.polls > polls + 3)
+        drained.append(running.loop.closed)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signals, daemon=True).start()
+    threshold, begun = gc.get_threshold(), time.monotonic()
+    try:
+        assert run_until_signal(worker) == 0
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+        release.set()
+    assert time.monotonic() - begun < 30, "sixty seconds were allowed for the drain"
+    assert drained == [False] and worker.left_behind and not any(source.durable.values())
+    ended.wait(30)
 
 
 @pytest.mark.parametrize(("before", "within"), [(700, GARBAGE), (0, 0), (50_000, 50_000)])
