@@ -51,6 +51,20 @@ def opened(broker: Amqp) -> Iterator[Callable[..., RabbitMQSource]]:
         one.close()
 
 
+@pytest.fixture
+def sink(broker: Amqp) -> Iterator[Callable[..., RabbitMQSink]]:
+    made: list[RabbitMQSink] = []
+
+    def make(timeout: float = 20.0, clock: Any = None, **options: Any) -> RabbitMQSink:
+        more = {} if clock is None else {"clock": clock}
+        made.append(RabbitMQSink(SinkOptions(connection(broker, **options), "dead", timeout), **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
 def read(source: RabbitMQSource, count: int = 5) -> Batch:
     batches: list[Batch] = []
     until(lambda: sum(map(len, batches)) >= count, lambda: batches.extend(source.poll(count - sum(map(len, batches)), 0.05)))
@@ -171,13 +185,13 @@ def test_a_queue_is_declared_if_asked_for(broker: Amqp, opened: Any, declare: st
     assert (first.queue, first.durable, first.passive, first.arguments) == ("q", True, False, arguments)
 
 
-def test_a_queue_that_is_missing_is_refused_and_not_made(broker: Amqp, opened: Any) -> None:
+def test_a_queue_that_is_missing_is_refused_and_not_made(broker: Amqp, opened: Any, sink: Any) -> None:
     broker.missing = True
     with pytest.raises(Refused, match="queue q does not exist"):
         opened()
     assert all(one.passive for one in broker.of(spec.Queue.Declare)) and not broker.of(spec.Basic.Consume)
     with pytest.raises(Refused, match="queue dead does not exist"):
-        rabbitmq.sink(SinkOptions(connection(broker), "dead")).open()
+        sink().open()
 
 
 def test_a_stream_is_refused(broker: Amqp, opened: Any) -> None:
@@ -210,20 +224,6 @@ def test_a_connection_that_is_cut_is_an_outage(broker: Amqp, opened: Any) -> Non
 def letter(value: bytes | None = b"v", key: bytes | None = b"k", properties: Any = (), **headers: bytes) -> DeadLetter:
     record = Record(value, key, (), 5_000, 1, Q, dict(properties))
     return DeadLetter(record, ValueError(), 1, list(headers.items()))
-
-
-@pytest.fixture
-def sink(broker: Amqp) -> Iterator[Callable[..., RabbitMQSink]]:
-    made: list[RabbitMQSink] = []
-
-    def make(timeout: float = 20.0, clock: Any = None, **options: Any) -> RabbitMQSink:
-        more = {} if clock is None else {"clock": clock}
-        made.append(RabbitMQSink(SinkOptions(connection(broker, **options), "dead", timeout), **more))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def test_a_letter_is_persistent_mandatory_and_confirmed(broker: Amqp, sink: Any) -> None:
