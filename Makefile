@@ -11,9 +11,10 @@ JOBS ?= 8
 PYTEST := $(BIN)/python -m pytest --dist loadgroup
 CHAOS ?=
 RUNS ?= 100000
+MUTANTS ?=
 PEERS ?= --write
 
-.PHONY: demo test unit check format bench bench-peers profile chaos simulation clean
+.PHONY: demo test unit check format bench bench-peers profile chaos simulation mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/worker demo
@@ -50,6 +51,9 @@ chaos: $(VENV)/.dev
 
 simulation: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation --runs $(RUNS)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) build dist connectors/*.so benchmarks/peers/.environments .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,3 +251,33 @@ def test_a_failure_that_passes_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Tokens, "_load", real)
     made()
     assert made.failure is None
+
+
+# What goes over the wire
+
+
+@pytest.mark.parametrize(
+    ("user", "options"),
+    [(None, KEY), ("ann", {}), ("ann", {"auth": "scram"}), (None, {"auth": "tls"})],
+    ids=["iam", "scram", "auth=scram", "tls"],
+)
+def test_every_login_begins_with_tls(user: str | None, options: dict[str, str]) -> None:
+    """A token or a password in plain text is anybody's."""
+    first: list[bytes] = []
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listening.accept()[0] as client:
+                    first.append(client.recv(1))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=listen, daemon=True).start()
+        where = f"127.0.0.1:{listening.getsockname()[1]}"
+        region = {"region": "eu-west-1"} if user is None and "auth" not in options else {}
+        source = connector.source(SourceOptions(connect(where, user, **options, **region), ("orders",), "group"))
+        with pytest.raises(ConnectorError):
+            source.open(lambda partitions, *, lost: None)
+        source.close()
+        listening.shutdown(socket.SHUT_RDWR)
+    assert first[0] == b"\x16", "a handshake; afterwards our own look at what speaks there is in plain text"

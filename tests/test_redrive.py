@@ -249,3 +249,48 @@ def test_letters_that_do_not_come_are_not_taken_for_none(broker: Callable[..., B
     moved = made_pass(clock=clock).run()
     assert (moved.count, moved.unseen) == (0, 1)
     assert now[0] - began > STALLED and made.left() == [b"2"]
+
+
+@pytest.mark.parametrize(("more", "again"), [({}, 3), ({"redrives": 5}, 5)])
+def test_a_letter_is_redriven_so_often_and_not_once_more(broker: Callable[..., Broker], more: dict[str, Any], again: int) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    for redrives in range(8):
+        give_up(source, b"%d" % redrives)
+        log = source.logs[Partition("dead", 0)]
+        log[-1] = log[-1]._replace(headers=[*log[-1].headers, ("dead_letter_redrives", b"%d" % redrives)])
+    moved = made_pass(**more).run()
+    assert made.sent() == [b"%d" % n for n in range(again)]
+    assert (moved.count, moved.exhausted, len(made.left())) == (again, 8 - again, 8 - again)
+
+
+def test_nothing_is_committed_before_it_is_confirmed(broker: Callable[..., Broker]) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1", b"2")
+    told, commit = list[str](), source.commit
+
+    class Noted(Sink):
+        def publish(self, letters: Sequence[DeadLetter]) -> None:
+            super().publish(letters)
+            told.append("confirmed")
+
+    def committed(batches: Sequence[Batch]) -> None:
+        told.append("committed")
+        commit(batches)
+
+    made.sinks["orders"] = Noted()
+    source.commit = committed  # type: ignore[method-assign]
+    made_pass().run()
+    assert told == ["confirmed", "committed"]
+
+
+def test_a_letter_that_names_another_stream_stays(broker: Callable[..., Broker]) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+    log = source.logs[Partition("dead", 0)]
+    other = [(name, b"elsewhere" if name == "dead_letter_stream" else value) for name, value in log[0].headers]
+    log.append(log[0]._replace(headers=other, id=1))
+    moved = made_pass().run()
+    assert made.sent() == [b"1"] and moved.strange == {"elsewhere": 1} and len(made.left()) == 1

@@ -364,6 +364,53 @@ def test_the_share_of_a_flood_is_the_handlers(brokers: Brokers, flag: str) -> No
     assert len(brokers.letters.letters) == 1_000 * share
 
 
+def test_a_timeout_is_the_handlers(brokers: Brokers) -> None:
+    source, hung = brokers.stream("orders", 1), threading.Event()
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, timeout=0.1, retries=1, backoff=0.001)
+    def handle(b: Batch) -> None:
+        if b.attempt == 1:
+            hung.wait(60)
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    hung.set()
+    assert source.finished() and worker.left_behind
+
+
+@pytest.mark.parametrize("counts_from", ["record", "arrival"])
+def test_a_greatest_age_is_the_handlers(brokers: Brokers, counts_from: str) -> None:
+    source, seen = brokers.stream("orders", 0), list[bytes | None]()
+    source.put(b"old", timestamp=int((time.time() - 60) * 1000))
+    source.put(b"young", timestamp=int(time.time() * 1000))
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, max_age=30.0, max_age_from=counts_from)
+    def handle(b: Batch) -> None:
+        seen.extend(b.values())
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert seen == ([b"young"] if counts_from == "record" else [b"old", b"young"])
+    assert worker.counters["handle"].discarded == (1 if counts_from == "record" else 0)
+
+
+def test_a_typed_handler_without_a_place_for_letters_stops_at_an_invalid_value(brokers: Brokers) -> None:
+    source = brokers.stream("orders", 0)
+    source.put(b"1")
+    source.put(b"x")
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(numbers: list[int]) -> None: ...
+
+    assert worker_of(shop).run() == 1
+    assert not any(source.durable.values())
+
+
 def test_retries_alone_discard_what_fails_and_go_on(brokers: Brokers) -> None:
     source, tries = brokers.stream("orders", 5), list[int]()
     shop = app()
