@@ -8,10 +8,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from worker import shown
+from worker.cli import cli
 from worker.deadletter import HEADERS
 from worker.interface import Partition, Record
 from worker.letters import Letter, Overview, Selection
@@ -205,3 +208,35 @@ def test_a_call_that_never_returns_does_not_keep_the_process(tmp_path: Path, han
         finally:
             process.kill()
     assert process.returncode == 0 and f"{handler}: a call has not returned" in told
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+@pytest.mark.parametrize(
+    ("moved", "code"), [(Moved(discarded=1), 0), (Moved(refused=1), 4), (Moved(stopped=True), 1), (Moved(unseen=1), 1)]
+)
+def test_what_a_command_over_letters_is_told_reaches_the_pass(
+    action: str, moved: Moved, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    made: list[tuple[Any, dict[str, Any]]] = []
+
+    class Pass:
+        stop = False
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append((arguments, options))
+
+        def run(self) -> Moved:
+            return moved
+
+    monkeypatch.setattr("worker.redrive.Pass", Pass)
+    monkeypatch.setattr("worker.logs.configure", lambda **options: None)
+    command = ["dead-letters", action, f"{tmp_path / 'shop.py'}:app", "charge", "--yes", "--limit", "7", "--rate", "2.5"]
+    only = ["--error", "ValueError", "--partition", "3", "--id", "42", "--since", "1970-01-02T00:00:00+00:00"]
+    again = ["--again", "5"] if action == "redrive" else []
+    done = CliRunner().invoke(cli, [*command, *only, *again, "--set", "handlers.charge.dead_letter=kafka:others"])
+    assert done.exit_code == code, done.output
+    [((settings, selection, told), options)] = made
+    assert selection == Selection("shop.charge", "ValueError", "3", 86_400.0, "42")
+    assert (told, settings.dead_letter[1]) == (action, "others")
+    assert (options["limit"], options["rate"], options["redrives"]) == (7, 2.5, 5 if again else 3)

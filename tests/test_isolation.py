@@ -293,7 +293,7 @@ def test_a_call_that_hangs_does_not_outlive_a_worker_that_was_killed(made: Calla
         pipe.send(pickle.dumps(Request(Partition("orders", 0), 1, [b"hang"], (0, 0), {})))
         assert process.poll() is None
         pipe.close()
-        assert process.wait(20) == 1
+        assert process.wait(10) == 1
     finally:
         process.kill()
         process.wait()
