@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,3 +241,35 @@ def test_what_a_command_over_letters_is_told_reaches_the_pass(
     assert selection == Selection("shop.charge", "ValueError", "3", 86_400.0, "42")
     assert (told, settings.dead_letter[1]) == (action, "others")
     assert (options["limit"], options["rate"], options["redrives"]) == (7, 2.5, 5 if again else 3)
+
+
+def test_what_run_is_told_reaches_each_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "worker.toml").write_text("")
+    made: list[tuple[Sequence[str], int, Sequence[str]]] = []
+
+    def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[str]) -> int:
+        made.append((arguments, processes, settings))
+        return 0
+
+    monkeypatch.setattr("worker.supervisor.supervise", supervise)
+    monkeypatch.setattr("worker.logs.configure", lambda **options: None)
+    where, file = f"{tmp_path / 'shop.py'}:app", str(tmp_path / "worker.toml")
+    told = [
+        "--handler",
+        "charge",
+        "--config",
+        file,
+        "--json",
+        "--wait",
+        "3.5",
+        "--capture",
+        str(tmp_path),
+        "--log-level",
+        "ERROR",
+    ]
+    done = CliRunner().invoke(cli, ["run", where, "--processes", "3", "--set", "handlers.charge.retries=1", *told])
+    assert done.exit_code == 0, done.output
+    [(arguments, processes, settings)] = made
+    assert (processes, list(settings)) == (3, ["handlers.charge.retries=1"])
+    assert [*arguments[:2], *sorted(arguments[2:])] == ["run", where, *sorted(told)]

@@ -364,6 +364,95 @@ def test_the_share_of_a_flood_is_the_handlers(brokers: Brokers, flag: str) -> No
     assert len(brokers.letters.letters) == 1_000 * share
 
 
+def sizes_of(brokers: Brokers, records: int, size: int, **options: Any) -> list[int]:
+    source, seen = brokers.stream("orders", 0), list[int]()
+    for _ in range(records):
+        source.put(bytes(size))
+    shop = app()
+
+    @shop.handler("kafka:orders", **{"window": 0.0, **options})
+    def handle(b: Batch) -> None:
+        seen.append(len(b))
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    return seen
+
+
+def test_batches_are_as_large_as_the_handler_wants_them(brokers: Brokers) -> None:
+    assert max(sizes_of(brokers, 100, 10, batch_size=7)) == 7
+
+
+def test_batches_have_no_more_bytes_than_the_handler_wants(brokers: Brokers) -> None:
+    assert max(sizes_of(brokers, 100, 100, batch_size=50, max_bytes=1_000)) == 10
+
+
+def test_a_batch_waits_for_its_window(brokers: Brokers) -> None:
+    begun = time.monotonic()
+    assert sizes_of(brokers, 3, 10, window=0.4) == [3]
+    assert time.monotonic() - begun >= 0.4
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 2}, {"parallel": 2}])
+def test_handlers_run_at_once_if_asked_for(brokers: Brokers, options: dict[str, int]) -> None:
+    source, together = brokers.stream("orders", 0), threading.Barrier(2)
+    for number in range(20):
+        source.put(b"", key=b"%d" % number, partition=number % options.get("concurrency", 1))
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, retries=0, bisect=False, **options)  # type: ignore[arg-type]
+    def handle(b: Batch) -> None:
+        together.wait(10)
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert worker.counters["handle"].handled == 20, "one waits for the other"
+
+
+def test_without_order_a_failed_record_keeps_nobody_waiting(brokers: Brokers) -> None:
+    source, seen = brokers.stream("orders", 4), list[list[bytes | None]]()
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, batch_size=2, ordered=False, backoff=0.2)
+    def handle(b: Batch) -> dict[int, Exception]:
+        seen.append(b.values())
+        return {0: ValueError("not yet")} if b.values()[0] == b"0" and b.attempt == 1 else {}
+
+    worker = worker_of(shop)
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert seen == [[b"0", b"1"], [b"2", b"3"], [b"0"]]
+
+
+def test_a_partition_is_given_away_after_the_handlers_drain(brokers: Brokers) -> None:
+    source, began, release = brokers.stream("orders", 1), threading.Event(), threading.Event()
+    shop = app()
+
+    @shop.handler("kafka:orders", window=0.0, drain=0.2)
+    def handle(b: Batch) -> None:
+        began.set()
+        release.wait(60)
+
+    worker = worker_of(shop)
+
+    def take() -> None:
+        began.wait(30)
+        source.revoke([Partition("orders", 0)])
+        try:
+            until(lambda: Partition("orders", 0) in source._away, patience=10)
+        finally:
+            release.set()
+            worker.stop()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert worker.run() == 0
+    thread.join()
+    assert not any(source.durable.values()) and Partition("orders", 0) in source._away
+
+
 def test_a_timeout_is_the_handlers(brokers: Brokers) -> None:
     source, hung = brokers.stream("orders", 1), threading.Event()
     shop = app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from worker import App
 from worker.errors import ConfigError
+from worker.retry import Backoff
 from worker.settings import Settings, load
 
 
@@ -135,3 +137,53 @@ def test_whatever_the_url_and_the_value_only_config_errors_come(url: str, value:
         load(app, environ={"WORKER_HANDLERS__CHARGE__BATCH_SIZE": value}, flags=[])
     except ConfigError as error:
         assert str(error)
+
+
+def test_only_the_handlers_that_are_named_are_run() -> None:
+    app = app_of()
+
+    @app.handler("kafka:other")
+    def refund(values: list[bytes]) -> None: ...
+
+    assert list(load(app, environ={}).handlers) == ["charge", "refund"]
+    assert list(load(app, environ={}, only=["refund"]).handlers) == ["refund"]
+    with pytest.raises(ConfigError, match="did you mean refund"):
+        load(app, environ={}, only=["refnd"])
+
+
+def test_a_group_is_the_handlers_own_unless_named() -> None:
+    assert loaded().handlers["charge"].group == "shop.charge"
+    named = loaded(app_of(group="others")).handlers["charge"]
+    assert (named.group, named.label) == ("others", "shop.charge")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("backoff", "0.5", Backoff(0.5)),
+        ("bisect", "false", False),
+        ("ordered", "false", False),
+        ("max_age", "60", 60.0),
+        ("flood", "1", 1.0),
+        ("start", "2026-01-02T03:04:05+00:00", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("dead_letter_timeout", "5", 5.0),
+        ("timeout", "2.5", 2.5),
+        ("isolation", "process", "process"),
+        ("on_flood", "probe", "probe"),
+    ],
+)
+def test_what_is_written_as_text_is_what_the_handler_gets(option: str, text: str, value: object) -> None:
+    assert getattr(loaded(flags=[f"handlers.charge.{option}={text}"]).handlers["charge"].options, option) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("flood", "0"), ("flood", "1.1"), ("retries", "-1"), ("timeout", "0"), ("max_age", "0"), ("drain", "-1")),
+        *(("dead_letter", "nowhere"), ("isolation", "container"), ("on_flood", "go on"), ("start", "soon"), ("parallel", "0")),
+        *(("commit_interval", "0"), ("dead_letter_timeout", "0"), ("window", "-1"), ("max_bytes", "0"), ("batch_size", "10001")),
+    ],
+)
+def test_what_no_handler_can_do_is_refused(option: str, value: str) -> None:
+    told = complaints(flags=[f"handlers.charge.{option}={value}"])
+    assert told.startswith(f"handlers.charge.{option} = {value} (from --set): ") and "\n" not in told

@@ -226,10 +226,10 @@ def _options(name: str, given: Mapping[str, Given], complaints: Complaints) -> H
     try:
         return HandlerOptions(**values)
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_context=False):
-            option = str(problem["loc"][0])
-            told = "; ".join(_bounds(option)) or problem["msg"]
-            complaints.add(f"handlers.{name}.{option}", given[option], told)
+        # One of an option: what may be of several types has one for each of them.
+        problems = {str(one["loc"][0]): one["msg"] for one in error.errors(include_url=False, include_context=False)}
+        for option, problem in problems.items():
+            complaints.add(f"handlers.{name}.{option}", given[option], "; ".join(_bounds(option)) or problem)
         return None
 
 
