@@ -54,8 +54,8 @@ def test_check_says_what_would_run_and_warns(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "charge: orders of kafka://localhost:9092, group shop.charge" in done.stdout
     assert "batch_size = 5" in done.stdout and "an invalid value will stop this handler" in done.stdout
-    told = json.loads(worker(tmp_path, "check", "shop.py", "--json", "--set", "handlers.charge.retries=1").stdout)
-    assert (told[0]["group"], told[0]["warnings"]) == ("shop.charge", [])
+    told = json.loads(worker(tmp_path, "check", "shop.py", "--json", "--set", "handlers.charge.dead_letter=discard").stdout)
+    assert (told[0]["group"], told[0]["warnings"], told[0]["dead_letter"]) == ("shop.charge", [], "discard")
 
 
 def test_settings_that_cannot_work_exit_with_2(tmp_path: Path) -> None:
@@ -107,6 +107,12 @@ def test_a_broker_that_is_not_there_is_given_up_after_wait(tmp_path: Path) -> No
 
 
 DEAD = APP.replace("batch_size=5", 'dead_letter="kafka:dead"')
+
+
+@pytest.mark.parametrize(("place", "told"), [("discard", "discards its dead letters"), ("", "has no dead letters")])
+def test_dead_letters_that_are_kept_nowhere(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    assert told in refused(tmp_path, "dead-letters", "list", "shop:app", "--set", f"handlers.charge.dead_letter={place}")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +179,7 @@ def sync(values: list[bytes]):
 async def asynchronous(values: list[bytes]):
     await asyncio.to_thread(hang)
 
-@app.handler("kafka:orders", drain=0.2, window=0.0, timeout=0.1, retries=0)
+@app.handler("kafka:orders", drain=0.2, window=0.0, timeout=0.1, retries=0, dead_letter="discard")
 def given_up(values: list[bytes]):
     ThreadPoolExecutor(1).submit(hang).result()
 """

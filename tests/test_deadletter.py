@@ -97,12 +97,25 @@ def test_without_retries_and_dead_letter_the_handler_stops_and_says_what_to_set(
         give_up(letters_to(None), work_of(1), given_up(1, Invalid("total: missing")), 0)
     told = str(caught.value)
     assert caught.value.exit_code == 1
-    assert all(word in told for word in ("orders[0]", "record 0", "Invalid: total: missing", "dead_letter=", "retries="))
+    assert all(word in told for word in ("orders[0]", "record 0", "Invalid: total: missing", 'dead_letter="discard"'))
 
 
-def test_retries_alone_discard_and_expired_ones_are_discarded_by_max_age() -> None:
-    give_up(letters_to(None, discard=True), work_of(1), given_up(1), 0)
-    give_up(letters_to(None), work_of(1), given_up(1, Expired("old")), 0)
+def test_a_flood_of_discards_stops_too() -> None:
+    letters = letters_to(None, discard=True)
+    give_up(letters, work_of(400), given_up(400), 0)
+    give_up(letters, work_of(9_000), given_up(9_000, Expired("old")), 0)
+    give_up(letters, work_of(500), given_up(500), 500)
+    with pytest.raises(Flooded, match="discarded") as caught:
+        give_up(letters, work_of(200), given_up(200), 0)
+    assert caught.value.exit_code == 4 and "flood=1" in str(caught.value)
+    give_up(letters_to(None, discard=True, fuse=Fuse(1.0)), work_of(2_000), given_up(2_000), 0)
+
+
+def test_after_a_flood_of_discards_one_more_bad_record_stops_it_again() -> None:
+    work = work_of(1)
+    work.probe = True
+    with pytest.raises(Flooded):
+        give_up(letters_to(None, discard=True), work, given_up(1), 0)
 
 
 def test_a_flood_publishes_nothing_of_the_batch_that_blows_the_fuse() -> None:

@@ -140,7 +140,7 @@ def test_a_replay_halves_and_ends_as_the_worker_does(tmp_path: Path) -> None:
     assert made.finished == [0, 1, 2, 3, 4, 6, 7]
     assert [(one.id, str(one.error), one.attempts, one.then) for one in made.given_up] == [(5, "five", 6, "dead letter")]
     assert made.calls == 3 + 2 + 2 + 2
-    assert replay(file, fail_on_five, retries=0).given_up[0].then == "discarded"
+    assert replay(file, fail_on_five, retries=0, dead_letter="discard").given_up[0].then == "discarded"
     assert replay(file, fail_on_five).given_up[0].then == "tried for ever"
     assert replay(file, lambda values: None).finished == list(range(8))
 
@@ -228,7 +228,7 @@ import asyncio, threading
 from worker import App
 app = App("shop", connections={"k": "kafka://nowhere"})
 
-@app.handler("k:orders", timeout=0.5, retries=0)
+@app.handler("k:orders", timeout=0.5, retries=0, dead_letter="discard")
 async def charge(values: list[bytes]):
     await asyncio.to_thread(threading.Event().wait)
 """
@@ -257,7 +257,7 @@ def pools():
     yield
     print("closed")
 
-@app.handler("k:orders", retries=1)
+@app.handler("k:orders", retries=1, dead_letter="discard")
 def charge(values: list[bytes]):
     for value in values:
         1 / int(value)

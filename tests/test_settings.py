@@ -40,7 +40,10 @@ def complaints(*arguments: Any, **keywords: Any) -> str:
 
 def test_each_layer_overrules_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "worker.toml"
-    file.write_text('[connections]\nkafka = "kafka://file:9092"\n[handlers.charge]\nbatch_size = 2\nretries = 2\nwindow = 2\n')
+    file.write_text(
+        '[connections]\nkafka = "kafka://file:9092"\n'
+        '[handlers.charge]\nbatch_size = 2\nretries = 2\nwindow = 2\ndead_letter = "discard"\n'
+    )
     settings = loaded(
         app_of(batch_size=1, retries=1, window=1.0, drain=1.0),
         file=file,
@@ -109,6 +112,38 @@ def test_the_source_is_refused_as_its_own_dead_letter() -> None:
     assert "for ever" in complaints(app_of(dead_letter="kafka:orders"))
     assert "for ever" in complaints(app_of(("kafka:^ord.*",), dead_letter="kafka:orders.dead"))
     assert loaded(app_of(dead_letter="kafka:orders.dead")).handlers["charge"].dead_letter is not None
+
+
+@pytest.mark.parametrize(("option", "value"), [("retries", 0), ("retries", 5), ("max_age", 60.0)])
+def test_a_limit_without_a_place_for_what_exceeds_it_is_refused(tmp_path: Path, option: str, value: float) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text(f"[handlers.charge]\n{option} = {value}\n")
+    variable = f"WORKER_HANDLERS__CHARGE__{option.upper()}"
+    layers: list[dict[str, Any]] = [
+        {"app": app_of(**{option: value})},
+        {"file": file},
+        {"environ": {variable: str(value)}},
+        {"flags": [f"handlers.charge.{option}={value}"]},
+    ]
+    for layer in layers:
+        told = complaints(**layer)
+        assert f"handlers.charge.{option} = {value}" in told
+        assert 'dead_letter="kafka:' in told and 'dead_letter="discard"' in told
+    for place in ("kafka:dead", "discard"):
+        for layer in layers:
+            assert loaded(**{**layer, "environ": {**layer.get("environ", {}), "WORKER_HANDLERS__CHARGE__DEAD_LETTER": place}})
+
+
+def test_discard_is_a_dead_letter_in_each_layer(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('[handlers.charge]\ndead_letter = "discard"\n')
+    for layer in (
+        {"app": app_of(dead_letter="discard")},
+        {"file": file},
+        {"environ": {"WORKER_HANDLERS__CHARGE__DEAD_LETTER": "discard"}},
+        {"flags": ["handlers.charge.dead_letter=discard"]},
+    ):
+        assert loaded(**layer).handlers["charge"].dead_letter == "discard"  # type: ignore[arg-type]
 
 
 def test_streams_of_one_connection_only() -> None:

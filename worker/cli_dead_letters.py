@@ -190,6 +190,8 @@ def _settings(app: str, handler: str | None, told: dict[str, Any]) -> tuple[Hand
     [settings] = handlers.values()
     if settings.dead_letter is None:
         raise ConfigError(f"handler {settings.name} has no dead letters: set dead_letter=")
+    if settings.dead_letter == "discard":
+        raise ConfigError(f"handler {settings.name} discards its dead letters: there is nothing to look at")
     if settings.dead_letter == "broker":
         raise ConfigError(f"handler {settings.name} leaves its dead letters to the broker's own policy: look there")
     return settings, Selection(settings.label, **told)

@@ -55,7 +55,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
 
 
 class Fuse:
-    """Blows when more than `share` of the last 1,000 records were dead-lettered: a bad deploy must not empty a topic.
+    """Blows when more than `share` of the last 1,000 records were given up: a bad deploy must not empty a topic.
 
     Fewer than 1,000 records count as 1,000, so that the first bad record of a quiet topic does not blow it.
     """
@@ -118,23 +118,26 @@ class DeadLetters:
 
     def handled(self, records: int) -> None:
         """So many succeeded, none failed."""
-        if self._sink is not None or self._broker:
-            self._fuse.passes(records, 0)
+        self._fuse.passes(records, 0)
 
     def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> list[DeadLetter]:
         """Returns what is to be published before those given up have ended; raises Stopped or Flooded: then nothing of this batch
         may be committed."""
-        if self._sink is None and not self._broker:
-            self._discard_or_stop(work, given_up)
-            return []
+        if self._sink is None and not self._broker and not self._discard:
+            raise Stopped(
+                f"{_say(work, given_up[0])}; it may not be tried again: "
+                'set dead_letter="CONNECTION:NAME" to keep such records, or dead_letter="discard" to throw them away'
+            )
         failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
         if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
             raise Flooded(
-                f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
-                f"nothing more is published or committed. {self._remedy}, or set flood=1 to let them all through"
+                f"too many of the last records {'were discarded' if self._discard else 'became dead letters'}, "
+                f"now {_say(work, given_up[0])}; nothing more is {'discarded' if self._discard else 'published'} or committed. "
+                f"{self._remedy}, or set flood=1 to let them all through"
             )
         if self._sink is None:
-            log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
+            became = "records discarded" if self._discard else "dead letters"
+            log.error("%s: %d %s: %s", self.handler, len(given_up), became, _say(work, given_up[0]))
             return []
         now = self._wall()
         return [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
@@ -145,15 +148,6 @@ class DeadLetters:
         if self._sink is not None and (count := self._publish(self._sink, group)):
             work, verdict = group[0]
             log.error("%s: %d dead letters: %s", self.handler, count, _say(work, verdict.given_up[0]))
-
-    def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:
-        for one in given_up:
-            if not self._discard and not isinstance(one.error, Expired):
-                raise Stopped(
-                    f"{_say(work, one)}; it may not be tried again: "
-                    "set dead_letter= to keep such records elsewhere, or retries= to discard them"
-                )
-        log.error("%s: %d records discarded: %s", self.handler, len(given_up), _say(work, given_up[0]))
 
     def _publish(self, sink: Sink, group: Sequence[tuple[Work, Verdict]]) -> int:
         """How many."""

@@ -7,7 +7,7 @@ WorkerError
     Refused          will not heal (credentials, no such topic): stop         exit 3
     PublishError     a dead letter is not durable: commit nothing, stop       exit 4
   Stopped            a handler stopped the worker, uncommitted                exit 1
-    Flooded          too many dead letters in a row                           exit 4
+    Flooded          too many records given up in a row                           exit 4
     Stuck            calls that never return fill the process: start it again exit 1
   Failed(index)      raised by a handler: this record failed, those after it are untouched
   Retry(after)       raised by a handler: again later, not logged as an error

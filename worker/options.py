@@ -22,21 +22,30 @@ class HandlerOptions(BaseModel):
     batch_size: int = Field(100, ge=1, le=10_000, description="most records in a batch")
     window: float = Field(0.5, ge=0, le=300, description="seconds from a batch's first record to its start; 0: at once")
     max_bytes: int = Field(6 * 1024 * 1024, ge=1, description="most bytes of values in a batch; a larger record goes alone")
-    retries: int | None = Field(None, ge=0, description="tries after the first; unset: 10 with dead_letter, else for ever")
+    retries: int | None = Field(
+        None, ge=0, description="tries after the first, needs dead_letter; unset: 10 with dead_letter, else for ever"
+    )
     backoff: Annotated[Backoff, BeforeValidator(_backoff)] = Field(
         Backoff(), description="seconds before the second try, doubled each time up to 60, with jitter"
     )
     dead_letter: str | None = Field(
-        None, pattern=r"^(broker|[^:]+:.+)$", description="where given-up records go: connection:name, or broker"
+        None,
+        pattern=r"^(broker|discard|[^:]+:.+)$",
+        description="where given-up records go: connection:name, broker, or discard to throw them away",
     )
     dead_letter_timeout: float = Field(60.0, gt=0, description="seconds to try to publish before the handler stops")
     flood: float = Field(
-        0.5, gt=0, le=1, description="share of the last 1,000 records that, dead-lettered, stops the handler; 1: never"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the last 1,000 records that, dead-lettered or discarded, stops the handler; 1: never",
     )
     on_flood: Literal["stop", "probe"] = Field(
         "stop", description="stop: the handler ends (exit 4); probe: it pauses, tries one record, and goes on when that passes"
     )
-    max_age: float | None = Field(None, gt=0, description="seconds after which a record is given up without another try")
+    max_age: float | None = Field(
+        None, gt=0, description="seconds after which a record is given up without another try, needs dead_letter"
+    )
     max_age_from: Literal["record", "arrival"] = Field(
         "record", description="age counts from the record's timestamp or its arrival"
     )

@@ -83,7 +83,7 @@ def _in_flight(options: HandlerOptions) -> int:
 
 
 def make_sink(settings: HandlerSettings) -> Sink | None:
-    if settings.dead_letter is None or settings.dead_letter == "broker":
+    if not isinstance(settings.dead_letter, tuple):
         return None
     connection, stream = settings.dead_letter
     return connector(connection.scheme).sink(SinkOptions(connection, stream, settings.options.dead_letter_timeout))
@@ -140,7 +140,7 @@ class Running:
             DeadLetters(
                 settings.label,
                 self.sink,
-                discard=options.retries is not None,
+                discard=options.dead_letter == "discard",
                 fuse=Fuse(options.flood),
                 broker=options.dead_letter == "broker",
                 pauses=options.on_flood == "probe",
@@ -244,14 +244,13 @@ class Worker:
             self._events.stop()
 
     def _announce(self, settings: HandlerSettings) -> None:
-        dead = settings.dead_letter
         log.info(
-            "%s: %s of %s, group %s, dead letters to %s",
+            "%s: %s of %s, group %s, dead letters: %s",
             settings.name,
             ", ".join(settings.streams),
             settings.connection,
             settings.group,
-            "nowhere" if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+            _given_up(settings) or "none",
         )
 
     def _exit_code(self) -> int:
@@ -286,6 +285,12 @@ def run_until_signal(worker: Worker) -> int:
             signal.signal(number, handler)
 
 
+def _given_up(settings: HandlerSettings) -> str | None:
+    """Where records go that get no more tries."""
+    dead = settings.dead_letter
+    return f"{dead[1]} of {dead[0]}" if isinstance(dead, tuple) else dead
+
+
 def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
     """What `worker check` says of a handler; raises ConfigError for what only its connector can tell."""
     options = settings.options
@@ -293,11 +298,11 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
     make_sink(settings)
     if options.isolation == "process":
         isolation(settings, target, shape(settings.function), True)
-    dead = settings.dead_letter
     warnings = []
-    if shape(settings.function).typed and dead is None and options.retries is None:
+    if shape(settings.function).typed and settings.dead_letter is None:
         warnings.append(
-            "an invalid value will stop this handler: set dead_letter= to keep such records, or retries= to discard them"
+            "an invalid value will stop this handler: set dead_letter= to keep such records, "
+            'or dead_letter="discard" to throw them away'
         )
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
@@ -307,7 +312,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
         "connection": str(settings.connection),
         "streams": list(settings.streams),
         "group": settings.group,
-        "dead_letter": None if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+        "dead_letter": _given_up(settings),
         "options": {name: str(getattr(options, name)) for name in sorted(options.model_fields_set)},
         "warnings": warnings,
     }

@@ -49,7 +49,7 @@ class HandlerSettings:
     group: str
     label: str
     """APP.FUNCTION: who writes a dead letter, and the group if none is named."""
-    dead_letter: tuple[Connection, str] | Literal["broker"] | None
+    dead_letter: tuple[Connection, str] | Literal["broker", "discard"] | None
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,8 @@ def _handler(
         return None
     connection, streams = source
     dead_letter = _dead_letter(name, given.get("dead_letter"), options, connection, streams, connections, complaints)
+    if options.dead_letter is None:
+        _nowhere(name, given, options, connection, complaints)
     if len(complaints.lines) > before:
         return None
     label = f"{app.name}.{name}"
@@ -284,11 +286,13 @@ def _dead_letter(
     streams: Sequence[str],
     connections: Mapping[str, Connection | None],
     complaints: Complaints,
-) -> tuple[Connection, str] | Literal["broker"] | None:
+) -> tuple[Connection, str] | Literal["broker", "discard"] | None:
     if given is None or options.dead_letter is None:
         return None
     if options.dead_letter == "broker":
         return "broker"
+    if options.dead_letter == "discard":
+        return "discard"
     path = f"handlers.{name}.dead_letter"
     at, _, stream = options.dead_letter.partition(":")
     connection = _known(path, given, at, connections, complaints)
@@ -299,6 +303,17 @@ def _dead_letter(
         complaints.add(path, given, "the handler reads that stream itself: its dead letters would come round for ever")
         return None
     return connection, stream
+
+
+def _nowhere(name: str, given: Mapping[str, Given], options: HandlerOptions, source: Connection, complaints: Complaints) -> None:
+    """A limit without a place for what exceeds it: nothing is thrown away that nobody asked to be."""
+    for option in ("retries", "max_age"):
+        if getattr(options, option) is not None:
+            complaints.add(
+                f"handlers.{name}.{option}",
+                given[option],
+                f'and then? dead_letter="{source.name}:NAME" keeps the record there, dead_letter="discard" throws it away',
+            )
 
 
 def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -> Connection | None:
