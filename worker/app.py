@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from worker.errors import ConfigError
 from worker.retry import Backoff
+from worker.signature import name_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = TypeVar("Lifespan", bound=Callable[[], Iterator[None] | AsyncIterator[None]])
@@ -77,7 +78,7 @@ class App:
         given = {name: value for name, value in locals().items() if name not in ("self", "streams") and value is not None}
 
         def register(function: Function) -> Function:
-            name = getattr(function, "__name__", type(function).__name__)
+            name = name_of(function)
             if name in self.handlers:
                 raise ConfigError(f"two handlers are called {name}: rename one, as the name is in its group and its settings")
             if not streams:

@@ -7,6 +7,7 @@ WorkerError
     Refused          will not heal (credentials, no such topic): stop         exit 3
     PublishError     a dead letter is not durable: commit nothing, stop       exit 4
   Stopped            a handler stopped the worker, uncommitted                exit 1
+    Misused          the handler itself is wrong, whatever the record         exit 1
     Flooded          too many records given up in a row                           exit 4
     Stuck            calls that never return fill the process: start it again exit 1
   Failed(index)      raised by a handler: this record failed, those after it are untouched
@@ -61,6 +62,10 @@ class PublishError(ConnectorError):
 
 class Stopped(WorkerError):
     """A handler cannot go on; what it had in flight stays uncommitted."""
+
+
+class Misused(Stopped):
+    """A handler, its type or its decoder fails whatever the record is: no record is given up for it."""
 
 
 class Flooded(Stopped):
@@ -118,6 +123,11 @@ class Invalid(WorkerError):
 
 class Expired(WorkerError):
     """The record is older than the handler's `max_age`."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error whose message goes on about links and traces."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def say(error: BaseException) -> str:
