@@ -54,3 +54,18 @@ def test_a_handler_has_the_name_of_its_function() -> None:
     app.handler("kafka:orders")(functools.partial(charge, "db"))
     app.handler("kafka:orders")(Charge())
     assert list(app.handlers) == ["charge", "Charge"]
+
+
+def test_a_lifespan_that_cannot_run_is_refused_with_how_to_write_it() -> None:
+    def nothing() -> None: ...
+    async def later() -> None: ...
+    def of_an_app(app: object) -> Iterator[None]:
+        yield
+
+    for function in (nothing, later, of_an_app, 5, Charge):
+        with pytest.raises(ConfigError, match="yield"):
+            App("shop").lifespan(function)  # type: ignore[type-var]
+
+
+class Charge:
+    pass

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_system_exit_in_a_handler_ends_with_1_uncommitted(brokers: Brokers) ->
 
 
 def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers: Brokers) -> None:
-    for kind in ("sync", "async"):
+    for kind in ("sync", "async", "sync cm", "async cm"):
         shop, source, said = app(), brokers.stream(kind, 5), list[str]()
 
         @shop.handler(f"kafka:{kind}", window=0.0)
@@ -118,7 +119,9 @@ def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers
             yield
             said.append("close")
 
-        shop.lifespan(sync if kind == "sync" else asynchronous)
+        lifespans: dict[str, Any] = {"sync": sync, "async": asynchronous}
+        lifespans |= {"sync cm": contextmanager(sync), "async cm": asynccontextmanager(asynchronous)}
+        shop.lifespan(lifespans[kind])
         worker = worker_of(shop)
         stop_when(worker, source.finished)
         assert worker.run() == 0

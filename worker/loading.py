@@ -42,31 +42,49 @@ def load_app(target: str) -> App:
             raise ConfigError(f"{target}: say which app: " + (", ".join(f"{name}:{key}" for key in apps) or f"{name}:app"))
         attribute = apps[0]
     if not hasattr(module, attribute):
+        if (shadowed := Path(f"{name}.py")).exists() and not _is_file(module, shadowed):
+            raise ConfigError(f"{target}: {name} is the name of {getattr(module, '__file__', 'a module')}: rename {shadowed}")
         there = f"it has {', '.join(f'{name}:{key}' for key in apps)}" if apps else "it has no App: app = App('name')"
         raise ConfigError(f"{target}: module {name} has no {attribute}; {there}")
     found = getattr(module, attribute)
     if not isinstance(found, App):
         raise ConfigError(f"{target} is a {type(found).__name__}, not a worker.App")
+    _check_imported_once(found)
     found.target = target if ":" in target else f"{target}:{attribute}"
     return found
 
 
+def _is_file(module: Any, file: Path) -> bool:
+    return os.path.realpath(getattr(module, "__file__", None) or "") == os.path.realpath(file)
+
+
 def _import(name: str) -> Any:
     here = Path.cwd()
-    if name.endswith(".py") or "/" in name:
-        path = Path(name)
-        if not path.exists():
-            raise ConfigError(f"{name}: no such file in {here}")
-        sys.path.insert(0, str(path.parent.resolve()))
-        name = path.stem
     if str(here) not in sys.path:
         sys.path.insert(0, str(here))
-    if name.split(".")[0] == "worker" and name != "worker.demo":
-        hint = (
-            "your worker.py has the name of this package: rename it"
-            if Path("worker.py").exists()
-            else "that is this package itself"
+    if name.endswith(".py") or "/" in name:
+        return _import_file(name, here)
+    return _import_module(name, here)
+
+
+def _import_file(target: str, here: Path) -> Any:
+    path = Path(target)
+    if not path.is_file():
+        raise ConfigError(f"{target}: no such file in {here}")
+    name = _name_of_file(path.resolve())
+    module = _import_module(name, here)
+    if not _is_file(module, path):
+        raise ConfigError(
+            f"{target}: {name} is the name of {getattr(module, '__file__', None) or 'another module'}: rename {path}"
         )
+    return module
+
+
+def _import_module(name: str, here: Path) -> Any:
+    if name.split(".")[0] == "worker" and name != "worker.demo":
+        hint = "that is this package itself"
+        if Path("worker.py").exists() or Path("worker").is_dir():
+            hint = f"your {'worker.py' if name == 'worker' else 'package worker'} has the name of this package: rename it"
         raise ConfigError(f"{name}: {hint}")
     try:
         return importlib.import_module(name)
@@ -76,20 +94,72 @@ def _import(name: str) -> Any:
         near = get_close_matches(name, [path.stem for path in here.glob("*.py")], 1)
         suggestion = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"there is no module {error.name} in {here} or among the installed ones{suggestion}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{_last_line_of_the_user(error)}{error}") from error
     except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         raise ConfigError(_own_frames(name, error)) from error
 
 
+def _name_of_file(path: Path) -> str:
+    """The module that a file is, as what imports it calls it: a part of its package, if there is an __init__.py beside it.
+
+    Under another name it would be imported a second time by its own package, with an App of its own.
+    """
+    parts, folder = [] if path.name == "__init__.py" else [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts, folder = [folder.name, *parts], folder.parent
+    name = ".".join(parts)
+    if any("." in part for part in parts):
+        raise ConfigError(f"{path}: a module has no dot in its name: rename it")
+    if parts[0] in sys.stdlib_module_names:  # it would be found instead, or hidden from all that needs it
+        raise ConfigError(f"{path}: {parts[0]} is the name of a module of Python itself: rename it")
+    sys.path.insert(0, str(folder))
+    return name
+
+
+def _last_line_of_the_user(error: BaseException) -> str:
+    """Where in the user's code it was."""
+    frames = _frames(error)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+
+
+def _check_imported_once(found: App) -> None:
+    """ConfigError if a file that makes this app was imported under two names: half of the handlers are on the other App."""
+    from worker.app import App
+
+    names: dict[str, list[str]] = {}
+    for name, module in list(sys.modules.items()):
+        if isinstance(file := getattr(module, "__file__", None), str):
+            names.setdefault(os.path.realpath(file), []).append(name)
+    for file, several in names.items():
+        if len(several) < 2:
+            continue
+        apps = {id(one) for name in several for one in list(vars(sys.modules[name]).values()) if _is_twin(one, found, App)}
+        if len(apps) > 1:
+            dotted = max(several, key=len)
+            raise ConfigError(
+                f"{file} is imported twice, as {' and '.join(several)}, and each has an app {found.name} of its own with some of "
+                f"the handlers: name it as the others do, {dotted}"
+            )
+
+
+def _is_twin(one: object, found: App, kind: type) -> bool:
+    return isinstance(one, kind) and getattr(one, "name", None) == found.name
+
+
 def _own_frames(name: str, error: BaseException) -> str:
     """The user's part of the traceback."""
-    ours = str(Path(__file__).parent)
-    frames = [
+    told = "".join(traceback.format_list(_frames(error)) + traceback.format_exception_only(error)).rstrip()
+    return f"{name} cannot be imported:\n{told}"
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    ours = f"{Path(__file__).parent}{os.sep}"
+    return [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith((ours, "<frozen")) and "importlib" not in frame.filename
     ]
-    told = "".join(traceback.format_list(frames) + traceback.format_exception_only(error)).rstrip()
-    return f"{name} cannot be imported:\n{told}"
 
 
 def fail(error: WorkerError) -> NoReturn:

@@ -99,6 +99,8 @@ def load(
             complaints.add(
                 "--handler", Given(name, "flags"), f"app {app.name} has {_either(app.handlers)}{_near(name, app.handlers)}"
             )
+    for line in app.undecorated:
+        complaints.add(f"app {app.name}", None, f"{line} decorates no function: what was to follow it is no handler")
     if not app.handlers:
         complaints.add(f"app {app.name}", None, "it has no handler: decorate a function with @app.handler('connection:stream')")
     if complaints.lines:
