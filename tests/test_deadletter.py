@@ -12,6 +12,7 @@ from worker.deadletter import FUSE, HEADERS, MESSAGE, DeadLetters, Fuse, letter
 from worker.errors import Expired, Flooded, Invalid, PublishError, Stopped
 from worker.interface import Partition, Record
 from worker.lane import Lane, Shape, Work
+from worker.plain import PlainBatch
 from worker.retry import Backoff
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
@@ -156,3 +157,17 @@ def test_after_a_flood_one_more_bad_record_stops_it_again_unpublished() -> None:
     with pytest.raises(Flooded):
         give_up(letters_to(sink), work, given_up(1), 0)
     assert not sink.letters
+
+
+def test_a_handler_that_gets_its_own_letter_back_stops_instead_of_a_second_round() -> None:
+    """Two URLs may lead to one broker: nobody can tell before."""
+    made = batch(b"x")
+    own = letter(GivenUp(0, BAD, 1), made.record(0), "app.handler", 1.0)
+    came_back = PlainBatch(Partition("orders.dead", 0), [(b"x", None, tuple(own.headers), None, 1, {})])
+    work = Work(Lane(came_back.partition, Shape()), came_back, range(1), 0.0)
+    sink = FakeSink()
+    with pytest.raises(Stopped, match="reads its own dead letters"):
+        give_up(letters_to(sink, stream="orders.dead"), work, given_up(1), 0)
+    assert not sink.letters
+    give_up(letters_to(sink, stream="elsewhere"), work, given_up(1), 0)
+    assert len(sink.letters) == 1

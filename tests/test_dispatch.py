@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -382,6 +383,9 @@ def test_an_error_that_cannot_be_shown_is_a_failure_like_any_other() -> None:
 
 
 def test_a_wrong_wait_or_index_is_an_error_of_the_handlers() -> None:
-    for made in (lambda: Retry("5"), lambda: Retry(-1), lambda: Failed("x")):  # type: ignore[arg-type]
+    for made in (
+        *(lambda: Retry("5"), lambda: Retry(-1), lambda: Failed("x"), lambda: Failed(True)),  # type: ignore[arg-type]
+        *(lambda: Retry(True), lambda: Retry(math.inf), lambda: Retry(math.nan), lambda: Retry(1e300)),
+    ):
         with pytest.raises((TypeError, ValueError)):
             made()

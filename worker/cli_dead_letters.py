@@ -116,16 +116,17 @@ def show_some(app: str, handler: str | None, as_json: bool, limit: int, **told: 
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        shown = 0
+        found = 0
         for letter in browse(settings):
             if selection.takes(letter):
-                tell_letter(letter, as_json)
-                shown += 1
-                if shown == limit:
-                    break
-    if not shown:
+                found += 1
+                if found <= limit:
+                    tell_letter(letter, as_json)
+    if not found:
         click.echo(f"no letter: {selection}", err=True)
         sys.exit(1)
+    if found > limit:
+        click.echo(f"{limit:,} of {found:,} letters; --limit {found} shows all", err=True)
 
 
 @dead_letters.command(epilog="Example: worker dead-letters redrive shop.billing:app charge --error TimeoutError --rate 500")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.errors import ConfigError, WorkerError, say
+from worker.errors import ConfigError, WorkerError, count, say
 from worker.loading import exit_at_once, fail, load
 
 if TYPE_CHECKING:
@@ -104,6 +104,6 @@ def _tell(made: Replayed, as_json: bool) -> None:
         ]
         click.echo(json.dumps({"finished": made.finished, "given_up": ends, "calls": made.calls}))
         return
-    click.echo(f"{len(made.finished)} finished, {len(made.given_up)} given up, in {made.calls} calls")
+    click.echo(f"{len(made.finished)} finished, {len(made.given_up)} given up, in {count(made.calls, 'call')}")
     for end in made.given_up:
-        click.secho(f"{end.id}: {end.then} after {end.attempts} tries: {say(end.error)}", fg="red")
+        click.secho(f"{end.id}: {end.then} after {count(end.attempts, 'try', 'tries')}: {say(end.error)}", fg="red")

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
+from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, count, say
 from worker.interface import DeadLetter, Record, Sink
 from worker.lane import Work
 from worker.retry import Backoff
@@ -86,7 +86,7 @@ class Fuse:
 class DeadLetters:
     """For the threads of one handler.
 
-    `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
+    `stream` is where `sink` writes. `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class DeadLetters:
         fuse: Fuse,
         broker: bool = False,
         pauses: bool = False,
+        stream: str | None = None,
         timeout: float = 60.0,
         backoff: Backoff = Backoff(),  # noqa: B008, frozen
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +109,7 @@ class DeadLetters:
         self._sink = sink
         self._discard = discard
         self._broker = broker
+        self._stream = stream
         self._remedy = "Mend what it needs or the handler" if pauses else "Mend the handler and start again"
         self._fuse = fuse
         self._timeout = timeout
@@ -136,18 +138,30 @@ class DeadLetters:
                 f"{self._remedy}, or set flood=1 to let them all through"
             )
         if self._sink is None:
-            became = "records discarded" if self._discard else "dead letters"
-            log.error("%s: %d %s: %s", self.handler, len(given_up), became, _say(work, given_up[0]))
+            told = count(len(given_up), "record", "records") + " discarded"
+            if not self._discard:
+                told = count(len(given_up), "dead letter")
+            log.error("%s: %s: %s", self.handler, told, _say(work, given_up[0]))
             return []
         now = self._wall()
-        return [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
+        records = [work.batch.record(one.index) for one in given_up]
+        if any(self._is_own_letter(record) for record in records):
+            raise Stopped(
+                f"it reads its own dead letters: {work.batch.partition.stream} is its dead_letter, too, by another URL, and each "
+                "would come round for ever: name another stream"
+            )
+        return [letter(one, record, self.handler, now) for one, record in zip(given_up, records, strict=True)]
+
+    def _is_own_letter(self, record: Record[bytes]) -> bool:
+        """Two URLs may lead to one broker, and nobody can tell before."""
+        return record.partition.stream == self._stream and ("dead_letter_handler", self.handler.encode()) in record.headers
 
     def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
         """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by
         its new owner. Raises PublishError, `permanent` where trying again is of no use."""
-        if self._sink is not None and (count := self._publish(self._sink, group)):
+        if self._sink is not None and (published := self._publish(self._sink, group)):
             work, verdict = group[0]
-            log.error("%s: %d dead letters: %s", self.handler, count, _say(work, verdict.given_up[0]))
+            log.error("%s: %s: %s", self.handler, count(published, "dead letter"), _say(work, verdict.given_up[0]))
 
     def _publish(self, sink: Sink, group: Sequence[tuple[Work, Verdict]]) -> int:
         """How many."""

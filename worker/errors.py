@@ -21,6 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST = 2_592_000
+"""Seconds that a handler may put a record off: more stops a partition for good."""
+
 
 class WorkerError(Exception):
     """The base of everything this package raises."""
@@ -82,7 +85,7 @@ class Failed(WorkerError):
     """Raised by a handler of a batch: the record at `index` failed, those before it are finished, those after untouched."""
 
     def __init__(self, index: int, reason: str = "") -> None:
-        if not isinstance(index, int):
+        if not isinstance(index, int) or isinstance(index, bool):
             raise TypeError(f"Failed({index!r}): the index of a record in the batch is a whole number")
         super().__init__(index, reason)
         self.index = index
@@ -96,8 +99,8 @@ class Retry(WorkerError):
     """Raised or returned by a handler: try again after `after` seconds (None: the usual backoff). Spends one try."""
 
     def __init__(self, after: float | None = None, reason: str = "") -> None:
-        if after is not None and not (isinstance(after, int | float) and after >= 0):
-            raise ValueError(f"Retry({after!r}): seconds, 0 or more")
+        if after is not None and not (isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= LONGEST):
+            raise ValueError(f"Retry({after!r}): seconds, 0 to {LONGEST:,}, which is 30 days")
         super().__init__(after, reason)
         self.after = after
         self.reason = reason
@@ -123,6 +126,11 @@ class Invalid(WorkerError):
 
 class Expired(WorkerError):
     """The record is older than the handler's `max_age`."""
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """`1 letter`, `2,000 letters`."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def first_line(error: BaseException) -> str:

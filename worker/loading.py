@@ -14,20 +14,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from worker.errors import ConfigError, WorkerError
+from worker.supervised import SET
 
 if TYPE_CHECKING:
     from worker.app import App
     from worker.settings import Settings
+
+DEFAULT = "worker.toml"
+
+log = logging.getLogger("worker")
 
 
 def load(target: str, handlers: Sequence[str], flags: Sequence[str], config: Path | None) -> tuple[App, Settings]:
     app = load_app(target)
     from worker import settings
 
-    default = Path("worker.toml")
-    inherited = json.loads(os.environ.get("WORKER_SET", "[]"))  # from worker.supervisor
-    file = config or (default if default.exists() else None)
-    return app, settings.load(app, file=file, environ=os.environ, flags=[*inherited, *flags], only=handlers)
+    file = config or (Path(DEFAULT) if os.path.lexists(DEFAULT) else None)
+    if file is None:
+        _say_what_is_not_read(target)
+    return app, settings.load(app, file=file, environ=os.environ, flags=flags, only=handlers)
+
+
+def inherited() -> list[str]:
+    """The `--set` of a supervisor, which may hold passwords: what the app starts does not inherit it."""
+    told = os.environ.pop(SET, "[]")
+    try:
+        flags = json.loads(told)
+        if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"the environment variable {SET} is the worker's own, and unreadable: unset it") from None
+    return flags
+
+
+def _say_what_is_not_read(target: str) -> None:
+    """Settings that lie beside the app, where a service that is started in another folder does not look."""
+    path = Path(target.partition(":")[0])
+    beside = path.parent / DEFAULT
+    if path.suffix == ".py" and beside.is_file():
+        log.warning("%s is not read, as it is not in the current folder: --config %s", beside, beside)
 
 
 def load_app(target: str) -> App:
@@ -59,7 +84,10 @@ def _is_file(module: Any, file: Path) -> bool:
 
 
 def _import(name: str) -> Any:
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the current folder is gone ({error.strerror}): cd to another one") from error
     if str(here) not in sys.path:
         sys.path.insert(0, str(here))
     if name.endswith(".py") or "/" in name:
@@ -164,7 +192,7 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 def fail(error: WorkerError) -> NoReturn:
     for line in str(error).splitlines() or [type(error).__name__]:
-        logging.getLogger("worker").error(line)
+        log.error(line)
     sys.exit(error.exit_code)
 
 

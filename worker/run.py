@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker import supervised
+from worker import plugins, supervised
 from worker.capture import Capture
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
@@ -144,6 +144,7 @@ class Running:
                 fuse=Fuse(options.flood),
                 broker=options.dead_letter == "broker",
                 pauses=options.on_flood == "probe",
+                stream=settings.dead_letter[1] if isinstance(settings.dead_letter, tuple) else None,
                 timeout=options.dead_letter_timeout,
             ),
             elsewhere=self.isolation,
@@ -244,6 +245,8 @@ class Worker:
             self._events.stop()
 
     def _announce(self, settings: HandlerSettings) -> None:
+        for warning in _warnings_of_connections(settings):
+            log.warning("%s: %s", settings.name, warning)
         log.info(
             "%s: %s of %s, group %s, dead letters: %s",
             settings.name,
@@ -291,6 +294,12 @@ def _given_up(settings: HandlerSettings) -> str | None:
     return f"{dead[1]} of {dead[0]}" if isinstance(dead, tuple) else dead
 
 
+def _warnings_of_connections(settings: HandlerSettings) -> list[str]:
+    dead = settings.dead_letter
+    used = {one.name: one for one in (settings.connection, *(dead[:1] if isinstance(dead, tuple) else ()))}
+    return [f"connection {name}: {warning}" for name, one in used.items() for warning in plugins.warnings(one)]
+
+
 def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
     """What `worker check` says of a handler; raises ConfigError for what only its connector can tell."""
     options = settings.options
@@ -304,6 +313,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
             "an invalid value will stop this handler: set dead_letter= to keep such records, "
             'or dead_letter="discard" to throw them away'
         )
+    warnings += _warnings_of_connections(settings)
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
     return {
