@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import threading
@@ -11,12 +12,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from tests.waiting import until
-from worker import App, Batch, ConfigError, Reject
+from worker import App, Batch, ConfigError, Decode, Reject
 from worker.interface import Partition, SinkOptions, SourceOptions
 from worker.retry import Backoff
 from worker.run import GARBAGE, Worker, run_until_signal
@@ -98,6 +99,41 @@ def test_a_system_exit_in_a_handler_ends_with_1_uncommitted(brokers: Brokers) ->
 
     assert worker_of(shop).run() == 1
     assert not any(source.durable.values())
+
+
+async def _later(value: bytes) -> int:
+    return 1
+
+
+@pytest.mark.parametrize("place", ["discard", "dead"])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("fault", ["return", "coroutine", "decode"])
+def test_a_fault_of_the_handler_costs_no_record(
+    brokers: Brokers, caplog: pytest.LogCaptureFixture, fault: str, is_async: bool, place: str
+) -> None:
+    shop, source = app(), brokers.stream("orders", 5)
+
+    def returns(b: Batch) -> Any:
+        return [1]
+
+    def never_awaited(value: bytes) -> Any:
+        return _later(value)
+
+    def decoded(value: Annotated[int, Decode(lambda value: _later(value))]) -> None: ...
+
+    sync = {"return": returns, "coroutine": never_awaited, "decode": decoded}[fault]
+
+    async def asynchronous(value: Any) -> Any:
+        return sync(value)
+
+    asynchronous.__annotations__ = {"value": next(iter(sync.__annotations__.values()))}
+    dead = "discard" if place == "discard" else "kafka:dead"
+    options = {"retries": 0, "window": 0.0, "flood": 1.0, "dead_letter": dead}
+    shop.handler("kafka:orders", **options)(asynchronous if is_async else sync)  # type: ignore[arg-type]
+    assert worker_of(shop).run() == 1
+    assert not any(source.durable.values()) and not brokers.letters.letters
+    stopped = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(stopped) == 1 and "returned a" in stopped[0] and len(stopped[0].splitlines()) == 1
 
 
 def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers: Brokers) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from worker.errors import ConfigError, Retry, say
+from worker.errors import ConfigError, Retry, count, say
 from worker.interface import Batch, Partition
 from worker.options import HandlerOptions
 from worker.plain import PlainBatch, columns
@@ -144,7 +144,7 @@ class Capture:
             unfinished = self._folder / f".{name}"
             unfinished.write_bytes(content)
             unfinished.replace(self._folder / name)
-        log.info("%s: captured %d records in %s", self._handler, len(batch), self._folder / name)
+        log.info("%s: captured %s in %s", self._handler, count(len(batch), "record"), self._folder / name)
 
     def _make_room(self, size: int) -> None:
         found = []
