@@ -136,6 +136,46 @@ def test_a_fault_of_the_handler_costs_no_record(
     assert len(stopped) == 1 and "returned a" in stopped[0] and len(stopped[0].splitlines()) == 1
 
 
+def test_a_process_that_a_handler_forks_can_be_ended_and_ignores_ctrl_c(brokers: Brokers) -> None:
+    shop, ended = app(), list[int]()
+    brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(b: Batch) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            ready, told = os.pipe()
+            if (child := os.fork()) == 0:
+                os.write(told, b"x")
+                signal.alarm(20)
+                if number == signal.SIGINT:
+                    os.kill(os.getpid(), number)
+                    os._exit(7)
+                signal.pause()
+            os.read(ready, 1)
+            os.kill(child, number)
+            ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        worker.stop()
+
+    worker = worker_of(shop)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_until_signal(worker) == 0
+    assert ended == [7, -signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("hangups", [1, 3])
+def test_a_closed_terminal_drains(brokers: Brokers, hangups: int) -> None:
+    shop, source = app(), brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(b: Batch) -> None:
+        for _ in range(hangups):
+            os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: worker.handlers[0].loop.draining)
+
+    worker = worker_of(shop)
+    assert run_until_signal(worker) == 0 and source.finished()
+
+
 def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers: Brokers) -> None:
     for kind in ("sync", "async", "sync cm", "async cm"):
         shop, source, said = app(), brokers.stream(kind, 5), list[str]()

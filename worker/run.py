@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import queue
 import signal
 import time
@@ -29,6 +30,7 @@ from worker.loop import Counters, Loop
 from worker.options import HandlerOptions
 from worker.plugins import connector
 from worker.retry import Policy
+from worker.supervised import stopping_signals
 from worker.threads import EventLoop, Threads
 
 if TYPE_CHECKING:
@@ -268,24 +270,39 @@ class Worker:
 
 
 def run_until_signal(worker: Worker) -> int:
-    """Until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
+    """Until a signal to stop (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
     signals = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal signals
-        signals += 1
+        signals += number != signal.SIGHUP or not signals  # of a terminal that closes come several, and none is in a hurry
         worker.stop(now=signals > 1)
 
     gc.freeze()  # what was imported stays: records make the collector run, and each time it would look through all that, too
     young, *older = gc.get_threshold()
     if 0 < young < GARBAGE:
         gc.set_threshold(GARBAGE, *older)
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in stopping_signals()}
+    _before.update(previous)
     try:
         return worker.run()
     finally:
+        _before.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+_before: dict[signal.Signals, Any] = {}
+"""The signal handlers that a process which a handler forks is to have: in ours a SIGTERM would do nothing there."""
+
+
+def _as_before() -> None:
+    for number, handler in _before.items():
+        # A terminal's Ctrl-C is the worker's, which drains: what its handlers wait for goes on.
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else handler)
+
+
+os.register_at_fork(after_in_child=_as_before)
 
 
 def _given_up(settings: HandlerSettings) -> str | None:

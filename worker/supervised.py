@@ -32,6 +32,12 @@ def adopted() -> None:
                 ) from None
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """What drains; not SIGHUP where somebody asked for it to be ignored, as nohup does."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 def tell_supervisor() -> None:
     """This process ends for a reason, with exit code 1, and is not to be started again."""
     if REASON_FD in _pipes:

@@ -18,7 +18,7 @@ from types import FrameType
 
 from worker.errors import WorkerError
 from worker.retry import Backoff
-from worker.supervised import FLOODED, INDEX, PARENT_FD, REASON_FD, SET, how_it_ended
+from worker.supervised import FLOODED, INDEX, PARENT_FD, REASON_FD, SET, how_it_ended, stopping_signals
 
 log = logging.getLogger("worker")
 
@@ -205,6 +205,6 @@ def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[st
     """
     environ = {**os.environ, SET: json.dumps(list(settings))}
     supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         signal.signal(number, supervisor.signalled)
     return supervisor.run()
