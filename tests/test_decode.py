@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType
@@ -69,6 +70,33 @@ def test_an_error_does_not_repeat_the_value() -> None:
     def typed(orders: list[Order]) -> None: ...
 
     assert "hunter2" not in str(arguments(typed, b'{"id": "hunter2", "total": 1}').bad[0])
+
+
+class Lines(BaseModel):
+    lines: list[Line]
+
+
+def test_of_many_problems_the_first_are_named_and_the_value_is_not_kept() -> None:
+    def typed(orders: list[Lines]) -> None: ...
+
+    value = b'{"lines": [' + b",".join([b"1"] * 10_000) + b"]}"
+    tracemalloc.start()
+    try:
+        got = arguments(typed, *[value] * 5)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    told = str(got.bad[0])
+    assert told.startswith("lines.0: Input should be") and told.endswith("; and 9,980 problems more")
+    assert told.count("lines.") == 20 and all(error.__cause__ is None and error.__context__ is None for error in got.bad.values())
+    assert size < 500_000
+
+
+def test_a_long_key_that_the_record_chose_is_cut() -> None:
+    def typed(orders: list[dict[str, int]]) -> None: ...
+
+    told = str(arguments(typed, b'{"' + b"k" * 10_000 + b'": "x"}').bad[0])
+    assert len(told) < 200
 
 
 def test_a_validator_that_raises_what_it_likes_fails_its_record_only() -> None:

@@ -235,7 +235,7 @@ async def charge(values: list[bytes]):
     )
     command = [sys.executable, "-m", "worker", "replay", file.name, "shop:app"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and "0: discarded after 1 tries: TimeoutError" in done.stdout
+    assert done.returncode == 1 and "0: discarded after 1 try: TimeoutError" in done.stdout
 
 
 def test_a_replay_needs_the_handler(tmp_path: Path) -> None:

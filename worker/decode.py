@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
 import types
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, NewType, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, Union, cast, get_args, get_origin
 
 from worker import signature
-from worker.errors import ConfigError, Invalid, Misused, first_line, say
+from worker.errors import ConfigError, Invalid, Misused, count, first_line, say
 from worker.interface import Batch, Record
 from worker.unrun import a, discard
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Values = Sequence[bytes | None]
 Bad = dict[int, Exception]
@@ -216,17 +221,16 @@ def _constraint(annotation: Any, name: str) -> Callable[[Any], Any]:
 
 
 def _from_json(annotation: Any, name: str) -> Decoder:
-    from pydantic import Json
+    from pydantic import FailFast, Json
 
     # One call a batch. The values are never joined into one array: two invalid ones can merge into valid ones.
-    many, one = _adapters(name, annotation, list[Json[annotation]], Json[annotation])  # type: ignore[misc]
+    many, one = _adapters(name, annotation, Annotated[list[Json[annotation]], FailFast()], Json[annotation])  # type: ignore[misc]
     apart = _one_by_one(one.validate_python, name)
 
     def decode(values: Values) -> tuple[Sequence[Any], Bad]:
-        try:
+        with suppress(Exception):  # an invalid value, a tombstone, or a validator of the user's that raises what it likes
             return many.validate_python(values), {}
-        except Exception:  # an invalid value, a tombstone, or a validator of the user's that raises what it likes
-            return apart(values)
+        return apart(values)  # not while the error is there: it may hold a hundred megabytes
 
     return decode
 
@@ -257,10 +261,34 @@ def _invalid(error: Exception) -> Invalid:
     """Says what is wrong where, and not with which value: values may be secret, messages go to logs and headers."""
     from pydantic import ValidationError
 
-    if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        invalid = Invalid("; ".join(": ".join([*filter(None, [".".join(map(str, p["loc"]))]), p["msg"]]) for p in problems))
-    else:
-        invalid = Invalid(say(error))
+    if isinstance(error, ValidationError):  # not kept as its cause: it holds the value, taken apart
+        told = [": ".join([*filter(None, [_place(one["loc"])]), one["msg"]]) for one in _problems(error)]
+        more = error.error_count() - len(told)
+        return Invalid("; ".join(told) + (f"; and {count(more, 'problem')} more" if more else ""))
+    invalid = Invalid(say(error))
     invalid.__cause__ = error
     return invalid
+
+
+PROBLEMS = 20
+"""So many of a value are named: half a megabyte of JSON can have hundreds of thousands."""
+_PART = 50
+
+
+def _problems(error: ValidationError) -> list[Any]:
+    """The first ones. pydantic can only make all of them: as text they take a tenth of the memory."""
+    options: dict[str, Any] = {"include_url": False, "include_input": False, "include_context": False}
+    if error.error_count() <= PROBLEMS:
+        return list(error.errors(**options))
+    text, decoder, at = error.json(**options), json.JSONDecoder(), 1
+    found: list[Any] = []
+    while len(found) < PROBLEMS:
+        one, at = decoder.raw_decode(text, at)
+        found.append(one)
+        at += 1  # the comma
+    return found
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    """Names of fields, and keys that the record chose."""
+    return ".".join(part if len(part) <= _PART else f"{part[:_PART]}..." for part in map(str, loc))
