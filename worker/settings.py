@@ -78,7 +78,7 @@ class Complaints:
     def add(self, path: str, given: Given | None, why: str) -> None:
         shown = "" if given is None else " = ***" if SECRET.search(path) else f" = {_masked(given.value)}"
         origin = "" if given is None else f" (from {given.origin})"
-        self.lines.append(_one_line(f"{_path(path)}{shown}{origin}: {why}"))
+        self.lines.append(_one_line(f"{path if given is None else _path(path)}{shown}{origin}: {why}"))
 
 
 def load(
