@@ -171,3 +171,19 @@ def test_a_handler_that_gets_its_own_letter_back_stops_instead_of_a_second_round
     assert not sink.letters
     give_up(letters_to(sink, stream="elsewhere"), work, given_up(1), 0)
     assert len(sink.letters) == 1
+
+
+def test_what_is_handled_makes_room_for_what_is_not() -> None:
+    sink = FakeSink()
+    letters = letters_to(sink)
+    for _ in range(5):
+        give_up(letters, work_of(400), given_up(400), 0)
+        letters.handled(1_000)
+    assert len(sink.letters) == 2_000
+
+
+def test_what_is_left_to_the_broker_counts_for_the_fuse_too() -> None:
+    letters = letters_to(None, broker=True)
+    assert letters.give_up(work_of(400), given_up(400), 0) == []
+    with pytest.raises(Flooded):
+        letters.give_up(work_of(200), given_up(200), 0)

@@ -218,3 +218,8 @@ def test_backoff_doubles_to_a_limit_with_jitter() -> None:
         waits = [backoff(attempt) for _ in range(200)]
         assert most / 2 <= min(waits) and max(waits) <= most
         assert max(waits) - min(waits) > most / 4
+
+
+def test_what_is_given_up_is_in_order() -> None:
+    outcome = Outcome(bad={2: Invalid("x")}, failed={0: Reject(), 4: Reject()})
+    assert [one.index for one in limited().decide(work(5), outcome).given_up] == [0, 2, 4]

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -319,10 +320,10 @@ def test_a_flood_before_a_crash_is_known_to_the_next_process(brokers: Brokers, m
     assert sizes[0] == 1 and sum(sizes) == 300
 
 
-def test_a_drain_longer_than_the_brokers_patience_is_refused(brokers: Brokers) -> None:
+def test_a_drain_as_long_as_the_brokers_patience_is_refused(brokers: Brokers) -> None:
     shop = app()
 
-    @shop.handler("kafka:orders", drain=30.0)
+    @shop.handler("kafka:orders", drain=20.0)
     def handle(b: Batch) -> None: ...
 
     brokers.stream("orders", 1).patience = 20.0
@@ -670,3 +671,31 @@ def test_the_collector_does_not_run_for_every_batch(before: int, within: int) ->
         gc.set_threshold(*threshold)
         gc.unfreeze()
     assert seen == [within]
+
+
+def test_failing_batches_are_captured_where_asked_for(brokers: Brokers, tmp_path: Path) -> None:
+    source, shop = brokers.stream("orders", 1), app()
+
+    @shop.handler("kafka:orders", window=0.0, retries=1, backoff=0.001)
+    def handle(b: Batch) -> None:
+        if b.attempt == 1:
+            raise ValueError("no")
+
+    worker = Worker(shop, load(shop, environ={}), None, tmp_path / "captured")
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert len(list((tmp_path / "captured").rglob("*.*"))) == 1
+
+
+def test_dead_letters_are_tried_as_long_as_the_handler_says(brokers: Brokers) -> None:
+    source, shop = brokers.stream("orders", 1), app()
+
+    @shop.handler("kafka:orders", window=0.0, dead_letter="kafka:dead", dead_letter_timeout=0.5)
+    def handle(b: Batch) -> None:
+        raise Reject("no")
+
+    brokers.letters.fail(1_000)
+    begun = time.monotonic()
+    assert worker_of(shop).run() == 4
+    assert time.monotonic() - begun < 20 and len(brokers.letters.failures) < 999, "tried again, and not for a minute"
+    assert not any(source.durable.values())
