@@ -27,6 +27,8 @@ class Client:
     """One broker and this group's member in one: offsets are those of `committed`, the log goes from `first` to `end`."""
 
     first, end, at_a_time = 3, 10, 7
+    trouble: KafkaError | None = None
+    """With its topic."""
 
     def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
         self.config = config
@@ -47,7 +49,7 @@ class Client:
         """Called with how long a poll may wait."""
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        told = SimpleNamespace(partitions=dict.fromkeys(range(self.partitions)), error=None)
+        told = SimpleNamespace(partitions=dict.fromkeys(range(self.partitions)), error=self.trouble)
         return SimpleNamespace(topics={topic or "orders": told})
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
@@ -416,6 +418,34 @@ def test_a_broker_that_is_back_in_time_is_none(opened: Callable[..., Opened]) ->
     for _ in range(200):
         run.poll(0.5)
     assert not run.source._health.doubtful
+
+
+def test_a_topic_that_is_missing_is_refused_at_the_start_and_waited_for_later(
+    opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    monkeypatch.setattr(Client, "trouble", KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(Refused, match="there is no topic orders"):
+        opened()
+    run.source.close()
+    run.source.open(run._revoked)
+    assert "topic orders is gone" in caplog.text
+
+
+def test_a_login_that_is_refused_later_is_an_outage(opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that starts refuses logins that it will accept."""
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+
+    def refuse(self: Client, *_: object, **__: object) -> None:
+        self.config["error_cb"](KafkaError(KafkaError._AUTHENTICATION))
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    run.source.close()
+    monkeypatch.setattr(Client, "list_topics", refuse)
+    with pytest.raises(Unavailable):
+        run.source.open(run._revoked)
+    with pytest.raises(Refused):
+        opened()
 
 
 # Dead letters
