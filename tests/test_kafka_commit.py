@@ -95,3 +95,10 @@ def test_a_flush_gives_up_at_its_bound_or_when_trying_again_is_useless(
     positions.flush(client, {Partition("orders", 0)}, 1.0)
     assert len(client.sent) == 1
     assert "these records come again" in caplog.text
+
+
+def test_a_place_that_only_the_client_knows_is_not_committed(positions: Positions) -> None:
+    positions.own(Partition("orders", 1), -1001, committed=False)
+    assert positions.pending() == []
+    positions.finish(finished(3, partition=1))
+    assert [(one.partition, one.offset) for one in positions.pending()] == [(1, 4)]

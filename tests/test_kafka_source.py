@@ -581,6 +581,18 @@ def test_records_held_back_come_again_only_once_after_a_rewind(opened: Callable[
     assert [batch.partition for batch in run.poll()] == [P1]
 
 
+def test_records_held_back_of_a_paused_partition_wait_for_its_resume(opened: Callable[..., Opened]) -> None:
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    run.client.records += [Message(topic="orders", partition=n, offset=4, value=b"v") for n in (0, 1)]
+    for _ in range(2):
+        run.now += 0.2
+        run.source.poll(0, 0.0)
+    run.source.pause([P0])
+    assert [batch.partition for batch in run.poll()] == [P1] and run.poll() == []
+    run.source.resume([P0])
+    assert [batch.partition for batch in run.poll()] == [P0]
+
+
 def test_a_core_that_has_no_room_pauses_everything_and_later_only_what_it_paused_itself(
     opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
 ) -> None:
