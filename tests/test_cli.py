@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,17 +219,6 @@ def test_a_call_that_never_returns_does_not_keep_the_process(tmp_path: Path, han
     assert process.returncode == 0 and f"{handler}: a call has not returned" in told
 
 
-@pytest.fixture
-def in_this_process() -> Iterator[None]:
-    """The app is imported here: another test has one of the same name."""
-    before = sys.modules.pop("shop", None)
-    yield
-    sys.modules.pop("shop", None)
-    if before is not None:
-        sys.modules["shop"] = before
-
-
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("action", ["redrive", "discard"])
 @pytest.mark.parametrize(
     ("moved", "code"), [(Moved(discarded=1), 0), (Moved(refused=1), 4), (Moved(stopped=True), 1), (Moved(unseen=1), 1)]
@@ -262,7 +251,6 @@ def test_what_a_command_over_letters_is_told_reaches_the_pass(
     assert (options["limit"], options["rate"], options["redrives"]) == (7, 2.5, 5 if again else 3)
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_what_run_is_told_reaches_each_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shop.py").write_text(APP)
     (tmp_path / "worker.toml").write_text("")
@@ -288,10 +276,10 @@ def test_what_run_is_told_reaches_each_of_its_processes(tmp_path: Path, monkeypa
         "--log-level",
         "ERROR",
     ]
-    done = commands.run(tmp_path, "run", where, "--processes", "3", "--set", "handlers.charge.retries=1", *told)
+    done = commands.run(tmp_path, "run", where, "--processes", "3", "--set", "handlers.charge.window=1", *told)
     assert done.exit_code == 0, done.output
     [(arguments, processes, settings)] = made
-    assert (processes, list(settings)) == (3, ["handlers.charge.retries=1"])
+    assert (processes, list(settings)) == (3, ["handlers.charge.window=1"])
     assert [*arguments[:2], *sorted(arguments[2:])] == ["run", where, *sorted(told)]
 
 

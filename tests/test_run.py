@@ -410,7 +410,7 @@ def test_what_a_handler_is_told_reaches_its_connector(brokers: Brokers) -> None:
     ("options", "refused"),
     [
         ({"dead_letter": "broker"}, "has no dead-letter policy"),
-        ({"max_age": 5.0}, "max_age_from=arrival"),
+        ({"max_age": 5.0, "dead_letter": "discard"}, "max_age_from=arrival"),
     ],
 )
 def test_what_a_broker_cannot_do_is_refused_before_anything_opens(
@@ -481,7 +481,7 @@ def test_handlers_run_at_once_if_asked_for(brokers: Brokers, options: dict[str, 
         source.put(b"", key=b"%d" % number, partition=number % options.get("concurrency", 1))
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=0, bisect=False, **options)  # type: ignore[arg-type]
+    @shop.handler("kafka:orders", window=0.0, retries=0, bisect=False, dead_letter="discard", **options)  # type: ignore[arg-type]
     def handle(b: Batch) -> None:
         together.wait(10)
 
@@ -537,7 +537,7 @@ def test_a_timeout_is_the_handlers(brokers: Brokers) -> None:
     source, hung = brokers.stream("orders", 1), threading.Event()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, timeout=0.1, retries=1, backoff=0.001)
+    @shop.handler("kafka:orders", window=0.0, timeout=0.1, retries=1, backoff=0.001, dead_letter="discard")
     def handle(b: Batch) -> None:
         if b.attempt == 1:
             hung.wait(60)
@@ -556,7 +556,7 @@ def test_a_greatest_age_is_the_handlers(brokers: Brokers, counts_from: str) -> N
     source.put(b"young", timestamp=int(time.time() * 1000))
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, max_age=30.0, max_age_from=counts_from)
+    @shop.handler("kafka:orders", window=0.0, max_age=30.0, max_age_from=counts_from, dead_letter="discard")
     def handle(b: Batch) -> None:
         seen.extend(b.values())
 
@@ -584,7 +584,7 @@ def test_retries_alone_discard_what_fails_and_go_on(brokers: Brokers) -> None:
     source, tries = brokers.stream("orders", 5), list[int]()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=2, backoff=0.001, bisect=False)
+    @shop.handler("kafka:orders", window=0.0, retries=2, backoff=0.001, bisect=False, dead_letter="discard")
     def handle(b: Batch) -> None:
         tries.append(b.attempt)
         raise ValueError("no")
@@ -599,7 +599,7 @@ def test_a_backoff_is_the_handlers(brokers: Brokers) -> None:
     source, tried = brokers.stream("orders", 1), list[float]()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=3, backoff=0.1)
+    @shop.handler("kafka:orders", window=0.0, retries=3, backoff=0.1, dead_letter="discard")
     def handle(b: Batch) -> None:
         tried.append(time.monotonic())
         if len(tried) < 4:
@@ -676,7 +676,7 @@ def test_the_collector_does_not_run_for_every_batch(before: int, within: int) ->
 def test_failing_batches_are_captured_where_asked_for(brokers: Brokers, tmp_path: Path) -> None:
     source, shop = brokers.stream("orders", 1), app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=1, backoff=0.001)
+    @shop.handler("kafka:orders", window=0.0, retries=1, backoff=0.001, dead_letter="discard")
     def handle(b: Batch) -> None:
         if b.attempt == 1:
             raise ValueError("no")
