@@ -154,6 +154,14 @@ def test_a_letter_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> 
     assert "2J" in told and "\x1b" not in told
 
 
+def test_only_the_value_of_a_letter_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = b"x\n  dead_letter_handler: forged"
+    headers = [(name, evil) for name in (*HEADERS, "own\n  dead_letter_error")]
+    shown.tell_letter(Letter(Record(b"line\nline", evil, tuple(headers), None, 1, Partition("dead\nx", 0))), False)
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == ["line", "line"] and not any(line.startswith("  dead_letter_handler: forged") for line in told)
+
+
 STUCK = """
 import asyncio, sys, threading
 from concurrent.futures import ThreadPoolExecutor

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 import pytest
 
 from worker import logs
+from worker.interface import Partition
+from worker.plain import PlainBatch
 from worker.testing import batch
 
 
 @pytest.fixture(autouse=True)
 def root() -> Iterator[None]:
     before, level = logging.getLogger().handlers[:], logging.getLogger().level
+    ours = logging.getLogger("worker").level
     yield
+    logging.getLogger("worker").setLevel(ours)
     logging.getLogger().handlers[:] = before
     logging.getLogger().setLevel(level)
 
@@ -68,6 +72,24 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     assert "\x1b[" in line(Terminal()) and "\x1b[" not in line(io.StringIO())
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in line(Terminal())
+
+
+EVIL = "\x1b]0;pwned\x07\x1b[2J\x9b\u202e\r\n07:00:00 ERROR   billing: 9000 dead letters"
+
+
+@pytest.mark.parametrize("name", ["worker", "shop"])
+def test_nothing_of_a_record_is_written_raw(name: str) -> None:
+    stream = io.StringIO()
+    logs.configure(as_json=False, stream=stream)
+    token = logs.running.set((EVIL, PlainBatch(Partition(EVIL, EVIL), [(b"", None, (), None, EVIL, {})])))
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        logging.getLogger(name).error("it says %s", EVIL, exc_info=True)
+    logs.running.reset(token)
+    told = stream.getvalue()
+    assert not any(c in told for c in "\x1b\x07\x9b\u202e\r") and "9000 dead letters" in told
+    assert [line for line in told.splitlines() if not line.startswith("    ")] == told.splitlines()[:1]
 
 
 CONFIGURES = [

@@ -99,6 +99,22 @@ def test_ids_that_begin_again_replace_nothing_and_killed_processes_leave_nothing
     assert len(list(tmp_path.iterdir())) == 3 and not left.exists()
 
 
+def test_captured_records_are_for_their_owner_alone_and_follow_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, victim = tmp_path / "new" / "captured", tmp_path / "victim"
+    before = os.umask(0)
+    try:
+        file = capture(folder, batch(b"1"))
+    finally:
+        os.umask(before)
+    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    victim.write_text("mine")
+    monkeypatch.setattr("time.strftime", lambda *_: "at")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    (tmp_path / f".charge-orders-0-0-at-1-1{SUFFIX}").symlink_to(victim)
+    Capture(tmp_path, "shop", "charge", True)(batch(b"1"), Outcome(whole=ValueError()))
+    assert victim.read_text() == "mine"
+
+
 def test_a_capture_that_fails_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep = Capture(tmp_path, "shop", "charge", True, size=100)
     (tmp_path / "a-file").write_text("")

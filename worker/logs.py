@@ -11,6 +11,7 @@ import time
 from typing import Any, TextIO
 
 from worker.interface import Batch
+from worker.printable import block
 
 running: contextvars.ContextVar[tuple[str, Batch] | None] = contextvars.ContextVar("worker_running", default=None)
 """The handler's name and the batch it is called with, in the context of the call."""
@@ -42,8 +43,12 @@ class People(logging.Formatter):
             fields = where()
             if fields:
                 line += " ({handler} {partition} {first}-{last})".format_map(fields)
+        line = block(line)
         colour = COLOURS.get(record.levelno)
         return f"\x1b[{colour}m{line}\x1b[0m" if self._colours and colour else line
+
+    def formatException(self, ei: Any) -> str:
+        return f"    {block(super().formatException(ei))}"
 
 
 class Json(logging.Formatter):
