@@ -148,6 +148,15 @@ def test_discard_is_a_dead_letter_in_each_layer(tmp_path: Path) -> None:
         assert loaded(**layer).handlers["charge"].dead_letter == "discard"  # type: ignore[arg-type]
 
 
+def test_a_url_is_no_stream_and_its_password_is_not_shown() -> None:
+    for told in (
+        complaints(app_of(("kafka://user:hunter2@host/orders",))),
+        complaints(app_of(dead_letter="kafka://user:hunter2@host/dead")),
+        complaints(flags=["handlers.charge.streams=kafka:a,kafka://user:hunter2@host/orders"]),
+    ):
+        assert "connection:name" in told and "hunter2" not in told
+
+
 def test_streams_of_one_connection_only() -> None:
     told = complaints(app_of(("kafka:a", "other:b"), connections={"kafka": "kafka://a", "other": "kafka://b"}))
     assert "of one connection" in told
@@ -218,7 +227,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("value", ODD, ids=map(str, range(len(ODD))))  # the same name in each process
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
 def test_no_value_that_a_setting_may_be_given_ends_in_a_traceback(value: Any, tmp_path: Path) -> None:
     """Each is refused with its name, or taken for what it means."""
     for option in HandlerOptions.model_fields:
@@ -401,8 +410,7 @@ def test_the_source_is_refused_as_its_own_dead_letter_however_the_url_is_spelt(s
 def test_a_remedy_does_not_repeat_the_mistake() -> None:
     told = complaints(app_of(("kafak:orders",)))
     assert "did you mean kafka?" in told and told.count("kafak") == 2
-    with pytest.raises(ConfigError, match=r"did you mean kafka://[?]"):
-        connector("kafkaa")
+    assert "did you mean kafka://?" in str(pytest.raises(ConfigError, connector, "kafkaa").value)
 
 
 @given(st.text(), st.text())
@@ -448,8 +456,7 @@ def test_a_group_is_the_handlers_own_unless_named() -> None:
     ],
 )
 def test_what_is_written_as_text_is_what_the_handler_gets(option: str, text: str, value: object) -> None:
-    settings = loaded(app_of(dead_letter="discard"), flags=[f"handlers.charge.{option}={text}"])
-    assert getattr(settings.handlers["charge"].options, option) == value
+    assert getattr(loaded(flags=[f"handlers.charge.{option}={text}"]).handlers["charge"].options, option) == value
 
 
 @pytest.mark.parametrize(

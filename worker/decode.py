@@ -245,7 +245,8 @@ def _adapters(name: str, annotation: Any, *wanted: Any) -> list[Any]:
             if not adapter.pydantic_complete:
                 adapter.rebuild(raise_errors=True)
     except Exception as error:
-        raise _refused(name, annotation, f"pydantic cannot validate it: {first_line(error)}") from error
+        remedy = "; define or import it at module level, not only for type checkers" if isinstance(error, NameError) else ""
+        raise _refused(name, annotation, f"pydantic cannot validate it: {first_line(error)}{remedy}") from error
     return made
 
 

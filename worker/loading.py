@@ -74,7 +74,7 @@ def load_app(target: str) -> App:
     found = getattr(module, attribute)
     if not isinstance(found, App):
         raise ConfigError(f"{target} is a {type(found).__name__}, not a worker.App")
-    _check_imported_once(found)
+    _check_imported_once(found, module.__name__)
     found.target = target if ":" in target else f"{target}:{attribute}"
     return found
 
@@ -151,7 +151,7 @@ def _last_line_of_the_user(error: BaseException) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
-def _check_imported_once(found: App) -> None:
+def _check_imported_once(found: App, target: str) -> None:
     """ConfigError if a file that makes this app was imported under two names: half of the handlers are on the other App."""
     from worker.app import App
 
@@ -164,10 +164,10 @@ def _check_imported_once(found: App) -> None:
             continue
         apps = {id(one) for name in several for one in list(vars(sys.modules[name]).values()) if _is_twin(one, found, App)}
         if len(apps) > 1:
-            dotted = max(several, key=len)
+            others = [name for name in several if name != target]
             raise ConfigError(
                 f"{file} is imported twice, as {' and '.join(several)}, and each has an app {found.name} of its own with some of "
-                f"the handlers: name it as the others do, {dotted}"
+                f"the handlers: call it everywhere as the others do, {others[0]}"
             )
 
 

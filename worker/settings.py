@@ -30,8 +30,10 @@ SECTIONS = ("connections", "handlers")
 SECRET = re.compile(
     r"passw|passphrase|pwd|secret|token|credential|private|\.key|_key|\.pem|_pem|jaas|oauthbearer.config", re.IGNORECASE
 )
-KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)\w*|_PORT(_\d+_\w+)?")
+KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)$")
 """What Kubernetes sets for a service called worker."""
+
+URL_AS_STREAM = "a stream is written connection:name: the URL goes to App(connections={'kafka': URL}), the stream is kafka:name"
 
 log = logging.getLogger("worker")
 
@@ -275,6 +277,9 @@ def _source(
     if not named or not all(colon and stream for _, colon, stream in named):
         complaints.add(path, given, "a stream is written connection:name")
         return None
+    if any(stream.startswith("//") for _, _, stream in named):
+        complaints.add(path, given, URL_AS_STREAM)
+        return None
     if len({connection for connection, _, _ in named}) > 1:
         complaints.add(path, given, "the streams of one handler are of one connection: write a handler for each")
         return None
@@ -308,6 +313,9 @@ def _dead_letter(
         return "discard"
     path = f"handlers.{name}.dead_letter"
     at, _, stream = options.dead_letter.partition(":")
+    if stream.startswith("//"):
+        complaints.add(path, given, URL_AS_STREAM)
+        return None
     connection = _known(path, given, at, connections, complaints)
     if connection is None:
         return None
@@ -422,7 +430,7 @@ def _same(one: Connection, stream: str, other: Connection, second: str) -> bool:
 
 def _path(path: str) -> str:
     """As far as it is one: somebody may have written a colon for the = before a URL."""
-    match = re.match(r"[\w.+-]*", path)
+    match = re.match(r"[\w.+<>-]*", path)
     return match[0] if match else ""
 
 
