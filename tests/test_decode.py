@@ -233,7 +233,8 @@ Raw = NewType("Raw", bytes)
     "value", [bytes, Annotated[bytes, "raw"], bytes | None, Raw, Annotated[Raw, "raw"] | None, Annotated[bytes | None, "raw"]]
 )
 def test_what_leaves_a_type_what_it_is_changes_nothing(value: Any) -> None:
-    for annotation in (list[value], Annotated[list[value], "note"], list[value] | None, Sequence[value]):
+    noted = Annotated[list[value], "note"], Annotated[list[value], Field(description="note")]
+    for annotation in (list[value], *noted, list[value] | None, Sequence[value]):
         made = shape(takes(annotation))
         assert (made.takes, made.records, made.typed) == ("list", False, False)
     made = shape(takes(value))

@@ -149,7 +149,8 @@ def _decode_in(extras: Sequence[Any]) -> Decode | None:
 
 def _only_notes(extras: Sequence[Any], annotation: Any, name: str) -> None:
     """What pydantic checks is checked of a value, and there is none here."""
-    if any(type(extra).__module__.partition(".")[0] in ("pydantic", "pydantic_core", "annotated_types") for extra in extras):
+    theirs = ("pydantic", "pydantic_core", "annotated_types")
+    if any(type(extra).__module__.partition(".")[0] in theirs and getattr(extra, "metadata", True) for extra in extras):
         raise _refused(name, annotation, "a batch and a record are not validated: write the constraint to the value's type")
 
 
@@ -164,7 +165,7 @@ def _shown(annotation: Any) -> str:
 def _decoder(annotation: Any, name: str) -> Decoder | None:
     bare, extras = _peeled(annotation)
     if (decode := _decode_in(extras)) is not None:
-        return _one_by_one(_checked(decode.function, name), name)
+        return _by_the_user(_checked(decode.function, name), name)
     members = [_peeled(one)[0] for one in _members(bare)]
     if any(_is(one, Batch) or _is(one, Record) for one in members):
         raise _refused(name, annotation, "write Batch, Record[T] or list[Record[T]]")
@@ -206,10 +207,20 @@ def _one_by_one(function: Callable[[bytes], Any], name: str) -> Decoder:
                     raise Misused(f"handler {name}: pydantic cannot validate its type: {first_line(error)}") from error
                 bad[index] = _invalid(error)
                 made = None
-            if inspect.isawaitable(made):
-                discard(made)
-                raise Misused(f"handler {name}: its Decode returned {a(made)}, which nobody awaits")
             decoded.append(made)
+        return decoded, bad
+
+    return decode
+
+
+def _by_the_user(function: Callable[[bytes], Any], name: str) -> Decoder:
+    each = _one_by_one(function, name)
+
+    def decode(values: Values) -> tuple[Sequence[Any], Bad]:
+        decoded, bad = each(values)
+        for made in filter(inspect.isawaitable, decoded):
+            discard(list(decoded))
+            raise Misused(f"handler {name}: its Decode returned {a(made)}, which nobody awaits")
         return decoded, bad
 
     return decode
