@@ -457,7 +457,8 @@ def test_a_group_is_the_handlers_own_unless_named() -> None:
     ],
 )
 def test_what_is_written_as_text_is_what_the_handler_gets(option: str, text: str, value: object) -> None:
-    assert getattr(loaded(flags=[f"handlers.charge.{option}={text}"]).handlers["charge"].options, option) == value
+    settings = loaded(app_of(dead_letter="discard"), flags=[f"handlers.charge.{option}={text}"])
+    assert getattr(settings.handlers["charge"].options, option) == value
 
 
 @pytest.mark.parametrize(
