@@ -410,7 +410,7 @@ def test_the_source_is_refused_as_its_own_dead_letter_however_the_url_is_spelt(s
 def test_a_remedy_does_not_repeat_the_mistake() -> None:
     told = complaints(app_of(("kafak:orders",)))
     assert "did you mean kafka?" in told and told.count("kafak") == 2
-    with pytest.raises(ConfigError, match="did you mean kafka://?"):
+    with pytest.raises(ConfigError, match=r"did you mean kafka://\?"):
         connector("kafkaa")
 
 
