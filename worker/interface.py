@@ -290,7 +290,8 @@ class SinkOptions:
 class Connector(Protocol):
     """A module does, found through the entry points of group `worker.connectors` by its connections' scheme.
 
-    The functions check their options and raise `ConfigError`. `source` and `sink` do not connect, that is `open`'s.
+    The functions check their options and raise `ConfigError`. `source` and `sink` do not connect, that is `open`'s. A connector
+    may do without `reads`, `grouped` and `warnings`: then equal URLs are one broker, and groups are as on Kafka.
     """
 
     def source(self, options: SourceOptions) -> Source: ...
