@@ -125,7 +125,7 @@ def show_some(app: str, handler: str | None, as_json: bool, limit: int, **told: 
     if not found:
         click.echo(f"no letter: {selection}", err=True)
         sys.exit(1)
-    if found > limit:
+    if found > limit and not as_json:
         click.echo(f"{limit:,} of {found:,} letters; --limit {found} shows all", err=True)
 
 
