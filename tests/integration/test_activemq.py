@@ -487,9 +487,9 @@ def test_heartbeats_are_sent_while_nothing_is_polled_for(activemq: ActiveMQConta
     """As behind a handler of several minutes: the loop polls for no records."""
     queue = activemq.queue()
     activemq.produce(queue, [b"1"])
-    member = join(queue, heartbeat="0.5")
+    member = join(queue, heartbeat="1.5")
     batches = member.receive(1)
-    silence = time.monotonic() + 4.0  # of us, for which the broker would end a connection without heartbeats
+    silence = time.monotonic() + 6.0  # of us, for which the broker would end a connection without heartbeats
     until(lambda: time.monotonic() > silence, lambda: member.poll(0, 0.05))
     member.source.commit(batches)
     member.source.close()

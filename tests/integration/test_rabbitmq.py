@@ -815,9 +815,10 @@ def test_tls_to_the_plain_port(rabbitmq: RabbitMQContainer) -> None:
     assert "no TLS" in str(error) or "does not speak" in str(error) or "cannot be reached" in str(error)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def tls(rabbitmq: RabbitMQContainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A listener on 5671 that wants certificates of one CA; the user `worker` may come in with one."""
+    """A listener on 5671 that wants certificates of one CA; the user `worker` may come in with one. It is gone when the node
+    restarts, as another test makes it do: a class is not mixed with others."""
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -839,26 +840,25 @@ def tls(rabbitmq: RabbitMQContainer, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def test_tls_and_a_login_by_certificate(rabbitmq: RabbitMQContainer, tls: Path) -> None:
-    queue = rabbitmq.queue()
-    hosts = f"localhost:{rabbitmq.tls_port}"
-    options = {"auth": "external", "cafile": str(tls / "ca.pem"), "certfile": str(tls / "client.pem")}
-    member = Member(connector.source(SourceOptions(Connection("shop", "amqps", hosts, options=options), (queue,), "group")))
-    rabbitmq.produce(queue, [b"1", b"x" * 300_000])
-    member.open().receive(2)
-    member.source.close()
-    assert "worker" in rabbitmq.ctl("list_users")
+class TestTls:
+    def test_tls_and_a_login_by_certificate(self, rabbitmq: RabbitMQContainer, tls: Path) -> None:
+        queue = rabbitmq.queue()
+        hosts = f"localhost:{rabbitmq.tls_port}"
+        options = {"auth": "external", "cafile": str(tls / "ca.pem"), "certfile": str(tls / "client.pem")}
+        member = Member(connector.source(SourceOptions(Connection("shop", "amqps", hosts, options=options), (queue,), "group")))
+        rabbitmq.produce(queue, [b"1", b"x" * 300_000])
+        member.open().receive(2)
+        member.source.close()
+        assert "worker" in rabbitmq.ctl("list_users")
 
+    def test_a_certificate_of_another_authority(self, rabbitmq: RabbitMQContainer, tls: Path) -> None:
+        error = refusal(Connection("shop", "amqps", f"localhost:{rabbitmq.tls_port}", username="test", password="secret"))
+        assert isinstance(error, Refused) and "its certificate is not accepted" in str(error) and "cafile=" in str(error)
 
-def test_a_certificate_of_another_authority(rabbitmq: RabbitMQContainer, tls: Path) -> None:
-    error = refusal(Connection("shop", "amqps", f"localhost:{rabbitmq.tls_port}", username="test", password="secret"))
-    assert isinstance(error, Refused) and "its certificate is not accepted" in str(error) and "cafile=" in str(error)
-
-
-def test_a_certificate_of_another_name(rabbitmq: RabbitMQContainer, tls: Path) -> None:
-    options = {"cafile": str(tls / "ca.pem")}
-    error = refusal(Connection("shop", "amqps", f"127.0.0.1:{rabbitmq.tls_port}", options=options))
-    assert isinstance(error, Refused) and "127.0.0.1" in str(error) and "certificate" in str(error)
+    def test_a_certificate_of_another_name(self, rabbitmq: RabbitMQContainer, tls: Path) -> None:
+        options = {"cafile": str(tls / "ca.pem")}
+        error = refusal(Connection("shop", "amqps", f"127.0.0.1:{rabbitmq.tls_port}", options=options))
+        assert isinstance(error, Refused) and "127.0.0.1" in str(error) and "certificate" in str(error)
 
 
 def test_a_lost_connection_is_told_once(rabbitmq: RabbitMQContainer, caplog: pytest.LogCaptureFixture) -> None:
