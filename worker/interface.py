@@ -17,6 +17,8 @@ KEY_HEADER = "dead_letter_key"
 """A record's key, among the headers of its dead letter, where the broker has no place of its own for it, as RabbitMQ."""
 NULL_HEADER = "dead_letter_null"
 """`value`, among the headers of a dead letter whose record had none, where the broker cannot tell that from an empty one."""
+LEFT_OUT_HEADER = "dead_letter_left_out"
+"""Which headers of a record its dead letter does not have, as its broker cannot take them."""
 Start = Literal["earliest", "latest"] | datetime
 
 
