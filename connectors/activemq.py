@@ -8,6 +8,7 @@ query or the mapping:
 `selector`: which messages to get, as in JMS. `activemq.*`: headers for SUBSCRIBE, as in `activemq.exclusive=true`.
 `transformation`: how map and object messages come, as `jms-json`; unset: empty.
 `client_id`: for topics; unset: the handler's group. `dlq`: where dead_letter="broker" puts messages that are not persistent.
+`max_frame_size`: bytes of a message with its headers, 100 MiB: more ends the connection.
 `heartbeat`: seconds, 10; 0: none. `connect_timeout`: seconds, 10.
 `cafile`, `certfile`, `keyfile`, `keyfile_password`, `server_hostname`, `verify`: TLS.
 """

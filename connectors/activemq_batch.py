@@ -83,4 +83,6 @@ def _key(head: bytes) -> bytes | None:
 
 
 def _number(digits: bytes | None) -> int | None:
-    return int(digits) if digits is not None and digits.isdigit() else None
+    """None also where it is larger than a broker's: a producer's property of that name may stand for it."""
+    number = int(digits) if digits is not None and digits.isdigit() and len(digits) < 20 else None
+    return number if number is None or number < 1 << 63 else None

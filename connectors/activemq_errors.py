@@ -56,6 +56,13 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
     return Unavailable(f"{where}{message or kind}")
 
 
+def ended(connection: Connection, head: bytes) -> Unavailable:
+    """The broker closed the connection; `head` is of what may be its last words, or a part of the last message."""
+    told = f"connection {connection.name}: the broker closed the connection"
+    message = header(head, b"message")
+    return Unavailable(told if message is None else f"{told}; what came last: {message.decode(errors='backslashreplace')!r:.500}")
+
+
 def foreign(connection: Connection, host: str, first: bytes) -> Refused:
     """Something answers, but not in STOMP."""
     known = {b"AMQP": "AMQP", b"HTTP": "HTTP"}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from connectors import left_out
 from connectors.activemq_config import Login
 from connectors.activemq_frames import encode
 from connectors.activemq_link import Link
@@ -29,6 +30,7 @@ class ActiveMQSink:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._used = 0.0
+        self._warned = False
 
     def open(self) -> None:
         with self._lock:
@@ -82,7 +84,10 @@ class ActiveMQSink:
         return start
 
     def _frame(self, letter: DeadLetter, receipt: str) -> bytes:
-        told = message(letter.record, letter.headers, self._options.stream)
+        told, without = message(letter.record, letter.headers, self._options.stream)
+        if without and not self._warned:
+            self._warned = True
+            left_out.warn(self._where, without, "as the broker takes 1000 of 10 KiB each")
         return encode("SEND", {**told, "receipt": receipt}, letter.record.value or b"")
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 
@@ -15,7 +14,6 @@ from connectors.activemq_message import message
 from worker.interface import Partition
 
 _WILD = re.compile(r"[*>]")
-_ids = itertools.count(1)
 
 
 class Subscription:
@@ -42,7 +40,7 @@ class Subscription:
         """From the first message that is not settled; `Refused` if the broker does not let us."""
         # In order, what is behind a failed record waits for it anyway, so that one ACK may stand for all.
         self._acks = Cumulative() if self._ordered else Individual()
-        self.inbox, self._taken, self._id = [], 0, str(next(_ids))
+        self.inbox, self._taken, self._id = [], 0, link.name()
         told = {
             "id": self._id,
             "destination": destination(self.partition.stream),
@@ -78,7 +76,7 @@ class Subscription:
         persistent = [one for one in messages if raw(one[1], PERSISTENT) == b"true"]
         others = [one for one in messages if raw(one[1], PERSISTENT) != b"true"]
         for record in ActiveMQBatch(self.partition, others):
-            told = message(record, record.headers, self._login.dlq)
+            told, _ = message(record, record.headers, self._login.dlq)
             link.ask("SEND", {**told, "originalDestination": destination(self.partition.stream)}, record.value or b"")
         link.write(nacks(map(ack_id, persistent)) + self._acks.skip(persistent))
         if others:

@@ -28,7 +28,7 @@ def largest(sizes: Sequence[int], room: int) -> set[int]:
 
 def listed(names: Iterable[str]) -> str:
     """For the header that says which."""
-    return ", ".join(name[:100] for name in names).encode(errors="backslashreplace").decode()[:_NAMES]
+    return ", ".join(name[:100] or "(of no name)" for name in names).encode(errors="backslashreplace").decode()[:_NAMES]
 
 
 def warn(where: str, names: str, why: str) -> None:

@@ -67,7 +67,7 @@ def with_headers(told: spec.BasicProperties, fields: Iterable[tuple[bytes, bytes
     raw: bytes = b"".join(told.encode())
     table = b"".join([bytes([len(name)]) + name + value for name, value in fields])
     flags, at = int.from_bytes(raw[:2], "big"), _in_front_of_headers(raw)
-    return (flags | _KINDS.FLAG_HEADERS).to_bytes(2, "big") + raw[2:at] + _SIZE.pack(len(table)) + table + raw[at:]
+    return int(flags | _KINDS.FLAG_HEADERS).to_bytes(2, "big") + raw[2:at] + _SIZE.pack(len(table)) + table + raw[at:]
 
 
 def field(value: bytes | None) -> bytes:

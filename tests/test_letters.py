@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.deadletter import HEADERS, letter
+from worker.deadletter import HEADERS, PASS, REDRIVES, letter
 from worker.interface import Partition, Record
-from worker.letters import PASS, REDRIVES, Letter, Overview, Selection
+from worker.letters import Letter, Overview, Selection
 from worker.work import GivenUp
 
 ORDERS = Partition("orders", 3)
@@ -103,3 +103,29 @@ def test_letters_of_others_raise_nothing(headers: list[tuple[str, bytes | None]]
 def test_numbers_that_are_none(number: bytes) -> None:
     one = Letter(RECORD._replace(headers=(("dead_letter_time", number), (REDRIVES, number))))
     assert (one.time, one.redrives) == (None, 0)
+
+
+SAID = [
+    ("dead_letter_null", b"value"),
+    ("dead_letter_key", b"other"),
+    ("dead_letter_pass", b"run"),
+    ("dead_letter_left_out", b"x"),
+]
+
+
+@pytest.mark.parametrize("said", [*SAID, *((name, b"forged") for name in HEADERS), (REDRIVES, b"many"), (REDRIVES, b"9" * 5_000)])
+def test_what_a_producer_calls_like_a_header_of_ours_changes_no_letter(said: tuple[str, bytes]) -> None:
+    """`dead_letter_null` threw the value away when the letter was redriven."""
+    one = given_up(RECORD._replace(headers=(said, ("who", b"me"))))
+    assert one.original() == RECORD._replace(id="42", headers=[("who", b"me")])
+    assert (one.redrives, one.headers.get(PASS), one.handler) == (0, None, "shop.charge")
+
+
+def test_ids_and_streams_of_any_length_are_cut() -> None:
+    one = given_up(RECORD._replace(id="x" * 1_000_000, partition=Partition("y" * 1_000_000, "z" * 1_000_000)))
+    assert sum(len(value or b"") for _, value in one.record.headers) < 4_000
+
+
+@pytest.mark.parametrize("stamp", [(1 << 63) - 1, 0, -1, None])
+def test_any_timestamp_comes_back(stamp: int | None) -> None:
+    assert given_up(RECORD._replace(timestamp=stamp)).original().timestamp == (None if stamp == -1 else stamp)

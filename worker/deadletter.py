@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, count, say
-from worker.interface import DeadLetter, Record, Sink
+from worker.interface import KEY_HEADER, LEFT_OUT_HEADER, NULL_HEADER, DeadLetter, Record, Sink
 from worker.lane import Work
 from worker.retry import Backoff
 from worker.work import GivenUp, Verdict
@@ -29,8 +29,15 @@ HEADERS = (
 )
 """Where from (stream, partition, id; the record's own timestamp and the time it was given up, in milliseconds since the
 epoch), why (the error's type and message, tries) and by whom (APP.FUNCTION). Names that every broker allows."""
+REDRIVES = "dead_letter_redrives"
+"""How often a record was redriven: a header of it from then on."""
+PASS = "dead_letter_pass"
+"""Which run put a letter back behind the others, as it was not meant."""
+RESERVED = frozenset({*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER, LEFT_OUT_HEADER})
+"""Names by which a letter speaks: a record's own headers of these names do not come into its letter, as they would be taken at
+their word when it is redriven (`dead_letter_null`: its value would be thrown away)."""
 MESSAGE = 1_000
-"""Characters of an error's message that go along: headers grow until the broker refuses the record."""
+"""Characters of an error's message, and of an id, that go along: headers grow until the broker refuses the record."""
 FUSE = 1_000
 """Records over which the share of dead letters is taken."""
 
@@ -49,9 +56,17 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         str(given_up.attempts),
         handler,
     )
-    own = [header for header in record.headers if header[0] not in HEADERS]
-    ours = [(name, text.encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
+    own = [header for header in record.headers if header[0] not in RESERVED]
+    ours = [(name, text[:MESSAGE].encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
+    if redrives := _redrives(record):
+        ours.append((REDRIVES, b"%d" % redrives))
     return DeadLetter(record, error, given_up.attempts, [*own, *ours])
+
+
+def _redrives(record: Record[bytes]) -> int:
+    """The count of a record that was redriven must survive; whatever else a producer calls so does not."""
+    value = next((value for name, value in record.headers if name == REDRIVES), None) or b""
+    return int(value) if value.isdigit() and len(value) < 10 else 0
 
 
 class Fuse:

@@ -16,9 +16,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from worker.deadletter import PASS
 from worker.errors import PublishError, Unavailable
 from worker.interface import Batch, Partition, Sink, SinkOptions
-from worker.letters import BATCH, PASS, Letter, Selection, options
+from worker.letters import BATCH, Letter, Selection, options
 from worker.plugins import connector
 from worker.settings import HandlerSettings
 
