@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,17 @@ class Login:
             int(_number(connection, given, "max_frame_size", MOST, 1 << 20, _MANY)),
             passed,
         )
+
+
+WILD = re.compile(r"[*>]")
+
+
+def matches(subscribed: str, stream: str) -> bool:
+    """Whether a subscription gets the messages of a queue or topic: `*` is one part of a name, `>` all that follow."""
+    alike = subscribed.startswith("topic/") == stream.startswith("topic/")
+    return (
+        subscribed == stream if not WILD.search(subscribed) else alike and not WILD.search(stream) and covers(subscribed, stream)
+    )
 
 
 def destination(stream: str) -> str:

@@ -45,6 +45,8 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
             f"{where}a durable subscription has one consumer at a time, and its client_id is in use: {message}; "
             "give each worker its own client_id=, or use a queue"
         )
+    if "durable subscription for an advisory" in message:
+        return Refused(f"{where}the broker keeps advisories for nobody: a worker cannot read them ({message})")
     if "not authorized" in message or kind == "SecurityException":
         return Refused(f"{where}user {connection.username} has no permission: {message}")
     if "frame size" in message.lower() or "max frame" in message.lower() or "data length" in message.lower():

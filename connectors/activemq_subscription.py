@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from connectors.activemq_acks import Cumulative, Individual, ack_id
 from connectors.activemq_batch import ActiveMQBatch, Message
-from connectors.activemq_config import Login, destination
+from connectors.activemq_config import WILD, Login, destination
 from connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
 from connectors.activemq_link import Link
 from connectors.activemq_message import message
 from worker.interface import Partition
-
-_WILD = re.compile(r"[*>]")
 
 
 class Subscription:
@@ -53,7 +50,7 @@ class Subscription:
             told["activemq.subscriptionName"] = f"{self._name}.{self.partition.stream.removeprefix('topic/')}"
         link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
-        if _WILD.search(self.partition.stream):
+        if WILD.search(self.partition.stream):
             # With a receipt Classic subscribes for no messages, confirms, and then asks the queue of just this name for more.
             link.write(encode("SUBSCRIBE", told))
             link.sync()

@@ -14,7 +14,7 @@ from connectors.rabbitmq_config import Login
 from connectors.rabbitmq_frames import Properties, publish
 from connectors.rabbitmq_link import Channel, ChannelClosed, Link
 from connectors.rabbitmq_message import properties
-from connectors.rabbitmq_queue import ensure
+from connectors.rabbitmq_queue import ensure, refuse_temporary
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import DeadLetter, SinkOptions
 
@@ -36,7 +36,7 @@ class _Confirms:
         self.channel = channel
         self.published = 0
         self.open: set[int] = set()
-        self.nacked = 0
+        self.refused: set[int] = set()
         self.returned: str | None = None
 
     def on_confirm(self, frame: Any) -> None:
@@ -44,7 +44,7 @@ class _Confirms:
         settled = {one for one in self.open if one <= tag} if multiple else {tag}
         self.open -= settled
         if isinstance(frame.method, spec.Basic.Nack):
-            self.nacked += len(settled)
+            self.refused |= settled
 
     def on_return(self, _channel: Any, method: spec.Basic.Return, _properties: Any, _body: bytes) -> None:
         self.returned = str(method.reply_text)
@@ -84,6 +84,8 @@ class RabbitMQSink:
         link.connection.add_on_connection_blocked_callback(self._on_blocked)
         link.connection.add_on_connection_unblocked_callback(self._on_unblocked)
         ensure(link, self._login, self._options.stream)
+        if not self._options.partitions:  # those of a command go back to a handler's stream
+            refuse_temporary(link, self._login, self._options.stream)
         self._confirms = confirms = _Confirms(link.channel())
         channel = confirms.channel
         channel.pika.add_on_return_callback(confirms.on_return)
@@ -113,7 +115,7 @@ class RabbitMQSink:
 
     def _publish(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter]) -> None:
         begun = heard = self._clock()
-        confirms.nacked, confirms.returned = 0, None
+        confirms.refused, confirms.returned, first = set(), None, confirms.published + 1
         start = left = unsent = 0
         while start < len(letters) or confirms.open:
             while start < len(letters) and len(confirms.open) < _WINDOW and link.unsent < _BYTES:
@@ -128,8 +130,10 @@ class RabbitMQSink:
                 raise PublishError(f"{self._where}: {left} not confirmed in {self._clock() - begun:.0f} s{self._why()}")
         if confirms.returned is not None:
             raise PublishError(f"{self._where}: no queue takes it: {confirms.returned}")
-        if confirms.nacked:
-            raise PublishError(f"{self._where}: the broker refused {confirms.nacked} (is the queue full?)")
+        if confirms.refused:
+            error = PublishError(f"{self._where}: the broker refused {len(confirms.refused)} (is the queue full?)")
+            error.refused = sorted(tag - first for tag in confirms.refused)
+            raise error
 
     def _why(self) -> str:
         return f": the broker blocks publishers ({self._blocked})" if self._blocked else ""
