@@ -39,6 +39,8 @@ class Picker:
         self._ids: deque[str] = deque()
         self._asked: set[str] = set()
         self._missing: list[str] = []
+        self._all = False
+        """Nothing else was in the queue, so it needs no selector."""
         self._inbox: list[Frame] = []
         self._name: str | None = None
         self._heard = 0.0
@@ -49,7 +51,13 @@ class Picker:
         return not self._ids and not self._asked
 
     def open(self) -> None:
-        self._ids.extend(str(record.id) for batch in browse(self._options) for record in batch if self._meant(record))
+        others = 0
+        for record in itertools.chain.from_iterable(browse(self._options)):
+            if self._meant(record):
+                self._ids.append(str(record.id))
+            else:
+                others += 1
+        self._all = not others
         self._link = Link(self._login, clock=self._clock)
 
     @property
@@ -64,12 +72,12 @@ class Picker:
             return []
         if not self._asked:
             self._ask(most)
-        if not self._inbox:
-            link.pump(timeout)
+        self._gather(link, min(most, _MOST, len(self._asked)), timeout)
         frames, self._inbox[:] = self._inbox[:most], self._inbox[most:]
         if not frames and self._clock() - self._heard > _SILENCE:
-            self._missing += self._asked
+            (self._ids if self._all else self._missing).extend(self._asked)  # others may have come in front
             self._asked.clear()
+            self._all = False
         if not frames:
             return []
         self._heard = self._clock()
@@ -77,6 +85,13 @@ class Picker:
         known = [record.id in self._asked for record in batch]
         self._asked.difference_update(str(record.id) for record in batch)
         return [batch.pick([index for index, one in enumerate(known) if one])]
+
+    def _gather(self, link: Link, wanted: int, timeout: float) -> None:
+        """Until so many are here, or no more come: what is handed out together is confirmed together."""
+        count = -1
+        while len(self._inbox) < wanted and len(self._inbox) != count:
+            count = len(self._inbox)
+            link.pump(0.02 if count else timeout)
 
     def _numbered(self, frames: Iterable[Frame]) -> Iterator[Message]:
         for head, body in frames:
@@ -86,15 +101,23 @@ class Picker:
         """For the next ones. What came before and was not settled goes back."""
         link = self._open_link
         self._forget()
-        room = _SELECTOR
-        while self._ids and len(self._asked) < min(most, _MOST) and (room := room - _written(self._ids[0])) > 0:
-            self._asked.add(self._ids.popleft())
         self._name, self._heard = link.name(), self._clock()
         self._inbox = link.inboxes[self._name.encode()] = []
-        quoted = ",".join("'" + one.replace("'", "''") + "'" for one in sorted(self._asked))
         told = {"id": self._name, "destination": destination(self._partition.stream), "ack": Individual.mode}
-        told |= {"activemq.prefetchSize": str(_MOST), "selector": f"JMSMessageID IN ({quoted})"}
+        told["activemq.prefetchSize"] = str(min(_MOST, self._options.in_flight))
+        if self._all:  # it costs the broker less
+            self._asked.update(self._ids)
+            self._ids.clear()
+        else:
+            told["selector"] = f"JMSMessageID IN ({self._chosen(most)})"
         link.ask("SUBSCRIBE", told)
+
+    def _chosen(self, most: int) -> str:
+        room, chosen = _SELECTOR, list[str]()
+        while self._ids and len(chosen) < min(most, _MOST) and (room := room - _written(self._ids[0])) > 0:
+            chosen.append(self._ids.popleft())
+        self._asked.update(chosen)
+        return ",".join("'" + one.replace("'", "''") + "'" for one in chosen)
 
     def _forget(self) -> None:
         if self._name is not None:

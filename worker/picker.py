@@ -13,8 +13,9 @@ Meant = Callable[[Record[bytes]], bool]
 class Picker(Protocol):
     """Over what a queue holds. A connector may have a function `picker(options, meant)` that makes one of its own."""
 
-    done: bool
-    """Everything was looked at."""
+    @property
+    def done(self) -> bool | None:
+        """Everything was looked at; None: only silence tells."""
 
     def open(self) -> None: ...
 
@@ -38,7 +39,7 @@ class Holding:
     """
 
     def __init__(self, make: Callable[[int], Source], meant: Meant, prefetch: int) -> None:
-        self.done = False
+        self.done = None
         self._make = make
         self._meant = meant
         self._prefetch = prefetch

@@ -162,7 +162,7 @@ class Pass:
                     self._take_picked(picker, batch)
             if self._looked != before:
                 heard = self._clock()
-            elif picker.done or self._clock() - heard > QUIET:
+            elif self._clock() - heard > QUIET if picker.done is None else picker.done:
                 break
         if self._left and not self.stop:
             waiting = picker.waiting() or 0  # others may take some of them, and what came later does not count
