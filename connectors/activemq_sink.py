@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from connectors.activemq_link import Link
 from connectors.activemq_message import message
 from worker.errors import ConnectorError, PublishError, Refused
 from worker.interface import DeadLetter, SinkOptions
+
+log = logging.getLogger("worker.activemq")
 
 _WINDOW = 1_000
 _BYTES = 4 << 20
@@ -30,7 +33,7 @@ class ActiveMQSink:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._used = 0.0
-        self._warned = False
+        self._warned = self._warned_empty = False
 
     def open(self) -> None:
         with self._lock:
@@ -84,6 +87,13 @@ class ActiveMQSink:
         return start
 
     def _frame(self, letter: DeadLetter, receipt: str) -> bytes:
+        if letter.record.properties.get("text") and not letter.record.value and not self._warned_empty:
+            self._warned_empty = True
+            log.warning(
+                "%s: a dead letter of an empty text: over STOMP a map, object or stream message comes so, and what was in it is "
+                "not in the letter; transformation=jms-json makes maps and objects come as JSON; said once",
+                self._where,
+            )
         told, without = message(letter.record, letter.headers, self._options.stream)
         if without and not self._warned:
             self._warned = True

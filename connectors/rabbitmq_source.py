@@ -114,7 +114,11 @@ class RabbitMQSource:
         told = f"queue {partition.stream}: {consumer.lost}"
         if self._clock() - self._since[partition] < _OFTEN:
             raise Unavailable(f"connection {self._options.connection.name}: {told}")
-        log.warning("%s; consuming again", told)
+        log.warning(
+            "%s; consuming again. Calls that run are void: what they were given comes again, and their tries do not count. "
+            "Where they take longer than the broker's consumer timeout, set timeout= below it, or raise it",
+            told,
+        )
         consumer.close()
 
     def commit(self, batches: Sequence[Batch]) -> None:

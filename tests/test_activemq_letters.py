@@ -168,3 +168,11 @@ def test_whatever_bytes_a_message_carries_it_is_one_record_and_one_letter(seed: 
         again = Letter(read_back(b"MESSAGE\nack:1\n" + head, body))
         assert (again.handler, again.original().value) == ("shop.take", record.value)
         pickle.loads(pickle.dumps(record))
+
+
+def test_a_letter_of_what_may_have_been_a_map_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    sink = ActiveMQSink(SinkOptions(Connection("a", "activemq", "localhost:61613"), "dead"))
+    for body, text in ((b"x", b""), (b"", b"\ncontent-length:0"), (b"", b""), (b"", b"")):
+        record = read_back(b"MESSAGE\nack:1" + text, body)
+        sink._frame(DeadLetter(record, ValueError(), 1, ()), "receipt")
+    assert [one.message.count("a map, object") for one in caplog.records] == [1]

@@ -53,7 +53,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         str(int(now * 1000)),
         type(error).__name__,
         say(error).partition(": ")[2][:MESSAGE],
-        str(given_up.attempts),
+        str(given_up.attempts + _before(record, handler)),
         handler,
     )
     own = [header for header in record.headers if header[0] not in RESERVED]
@@ -63,10 +63,19 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
     return DeadLetter(record, error, given_up.attempts, [*own, *ours])
 
 
+def _before(record: Record[bytes], handler: str) -> int:
+    """Tries of an earlier time, of a letter that came back to its handler by itself, as from a queue of letters that expire."""
+    told = dict(record.headers)
+    return _count(told.get("dead_letter_attempts")) if told.get("dead_letter_handler") == handler.encode() else 0
+
+
 def _redrives(record: Record[bytes]) -> int:
     """The count of a record that was redriven must survive; whatever else a producer calls so does not."""
-    value = next((value for name, value in record.headers if name == REDRIVES), None) or b""
-    return int(value) if value.isdigit() and len(value) < 10 else 0
+    return _count(next((value for name, value in record.headers if name == REDRIVES), None))
+
+
+def _count(told: bytes | None) -> int:
+    return int(told) if told is not None and told.isdigit() and len(told) < 10 else 0
 
 
 class Fuse:
