@@ -139,7 +139,7 @@ def tell_letter(letter: Letter, as_json: bool) -> None:
     click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
     for name in _TOLD:
         if record.properties.get(name) is not None:
-            click.echo(f"  {name} {plain(_shown(record.properties[name]))}")
+            click.echo(f"  {name} {printable(_shown(record.properties[name]))}")
     for name, value in record.headers:
         click.echo(f"  {printable(name)}: {_text(value)}")
     click.echo(_value(record.value))
