@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors import kafka_config
-from connectors.kafka_batch import partition_of, split
+from connectors.kafka_batch import partition_of, split, weight
 from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_health import Health
@@ -345,7 +345,7 @@ class KafkaSource:
         if message.error() is not None:
             return [message]
         self._held.append(message)
-        if not self._choked and (len(self._held) >= _HELD or sum(map(len, self._held)) >= _HELD_BYTES):
+        if not self._choked and (len(self._held) >= _HELD or sum(map(weight, self._held)) >= _HELD_BYTES):
             self._choked = True
             consumer.pause(self._places(self._positions))
         return []

@@ -218,3 +218,13 @@ def test_backoff_doubles_to_a_limit_with_jitter() -> None:
         waits = [backoff(attempt) for _ in range(200)]
         assert most / 2 <= min(waits) and max(waits) <= most
         assert max(waits) - min(waits) > most / 4
+
+
+@pytest.mark.parametrize("policy", [UNLIMITED, limited(5)])
+def test_what_a_handler_finds_unreadable_is_given_up_without_tries_or_waits(policy: Policy) -> None:
+    """A whole batch over it is halved at once until that record stands alone."""
+    unreadable = Invalid("headers")
+    assert given_up(policy.decide(work(3), Outcome(failed={1: unreadable}, untouched=2))) == {1: 1}
+    halved = policy.decide(work(3), Outcome(whole=unreadable))
+    assert again(halved) == [([0, 1], 2, 2), ([2], 2, 2)] and all(part.wait == 0 for part in halved.again)
+    assert given_up(policy.decide(work(1, attempt=3), Outcome(whole=unreadable))) == {0: 3}

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
-from worker.interface import DeadLetter, Record, Sink
+from worker.interface import DeadLetter, Record, Sink, shown
 from worker.lane import Work
 from worker.retry import Backoff
 from worker.work import GivenUp, Verdict
@@ -49,7 +49,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         str(given_up.attempts),
         handler,
     )
-    own = [header for header in record.headers if header[0] not in HEADERS]
+    own = [header for header in shown(record.headers) if header[0] not in HEADERS]
     ours = [(name, text.encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
     return DeadLetter(record, error, given_up.attempts, [*own, *ours])
 

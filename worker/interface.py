@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, Self, TypeVar
+
+from worker.errors import Invalid
 
 V = TypeVar("V")
 
@@ -27,6 +29,26 @@ class Partition(NamedTuple):
         return f"{self.stream}[{self.id}]"
 
 
+class Unreadable(Sequence[tuple[str, bytes | None]]):
+    """Headers that the client cannot read. Whoever looks at them gets `Invalid`: a record is not handled as if it had none."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def _invalid(self, *_: object) -> NoReturn:
+        raise Invalid(f"headers that cannot be read: {self.reason}")
+
+    __getitem__ = __len__ = __iter__ = _invalid
+
+    def __repr__(self) -> str:
+        return f"<unreadable headers: {self.reason}>"
+
+
+def shown(headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes | None]]:
+    """For logs, dead letters and files: in place of those that cannot be read one that says so."""
+    return (("unreadable_headers", headers.reason.encode()),) if type(headers) is Unreadable else headers
+
+
 class Record(NamedTuple, Generic[V]):
     """One record: plain, immutable, picklable. Made only when somebody looks."""
 
@@ -35,6 +57,7 @@ class Record(NamedTuple, Generic[V]):
     key: bytes | None
     """RabbitMQ: the routing key; ActiveMQ: JMSXGroupID."""
     headers: Sequence[tuple[str, bytes | None]]
+    """Kafka: `Invalid` for who looks at them, if a name is not UTF-8."""
     timestamp: int | None
     """Milliseconds since the epoch."""
     id: int | str
@@ -98,13 +121,13 @@ class Batch(ABC):
 
     @abstractmethod
     def sizes(self) -> list[int]:
-        """`len(value)` of each record, 0 for a tombstone."""
+        """Bytes of each record that memory is counted by: its value, and its key where the client hands that out."""
 
     @abstractmethod
     def record(self, index: int) -> Record[bytes]: ...
 
     def size(self) -> int:
-        """The sum of `sizes()`."""
+        """The sum of `sizes()`, or more where the client has a guess at what else the records hold."""
         return sum(self.sizes())
 
 
@@ -133,7 +156,7 @@ class Source(Protocol):
     hold: float
     """Seconds a record may stay unsettled before the broker takes it back (`math.inf`: for ever)."""
     timestamps: bool
-    """Every record has one; else `max_age` can only count from its arrival."""
+    """Records have one; else `max_age` can only count from their arrival. One without it does not expire."""
     flooded: bool
     """Set before a close by a loop that dead letters flooded, kept with the positions where the broker can, and read
     by the next worker, which then probes with one record."""

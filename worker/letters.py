@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from worker.deadletter import HEADERS
-from worker.interface import KEY_HEADER, NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions
+from worker.interface import KEY_HEADER, NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions, shown
 from worker.plugins import connector
 from worker.settings import HandlerSettings
 
@@ -29,7 +29,7 @@ class Letter:
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        return {name: (value or b"").decode(errors="replace") for name, value in self.record.headers}
+        return {name: (value or b"").decode(errors="replace") for name, value in shown(self.record.headers)}
 
     def _number(self, name: str) -> int | None:
         text = self.headers.get(name, "")
@@ -74,7 +74,7 @@ class Letter:
     def original(self) -> Record[bytes]:
         """The record as it was read by the handler that gave it up."""
         value, key, headers, _, number, where, properties = self.record
-        own = [header for header in headers if header[0] not in (*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER)]
+        own = [header for header in shown(headers) if header[0] not in (*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER)]
         if "routing_key" in properties and key == where.stream.encode():  # that of the letter itself: the record had no key
             key = None
         null = self.headers.get(NULL_HEADER) == "value"
@@ -88,7 +88,7 @@ class Letter:
 
     def put_back(self, run: str) -> DeadLetter:
         """To be published behind the other letters, as it is."""
-        kept = [header for header in self.record.headers if header[0] != PASS]
+        kept = [header for header in shown(self.record.headers) if header[0] != PASS]
         return DeadLetter(self.record, ValueError(self.error), 0, [*kept, (PASS, run.encode())])
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.errors import Reject, Retry
+from worker.errors import Invalid, Reject, Retry
 from worker.lane import Work
 from worker.work import Again, GivenUp, Outcome, Verdict
 
@@ -79,7 +79,8 @@ class Policy:
         """All of `indices` have had `attempt` tries, and one of them, or of `others`, failed. Halves are past their tries: they
         get one each."""
         can_halve = self.bisect and (len(indices) > 1 or others) and not isinstance(error, Retry)
-        if attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
+        hopeless = isinstance(error, Invalid) and (can_halve or len(indices) == 1)
+        if not hopeless and attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
             verdict.error = error
             verdict.again.append(Again(indices, attempt + 1, attempt + 1, self._wait(attempt, error)))
         elif can_halve:
@@ -96,7 +97,7 @@ class Policy:
         backoff = self.backoff(work.batch.attempt)
         for index, error in sorted(failed.items()):
             attempt = _attempt(work, index)
-            if isinstance(error, Reject) or attempt >= self.tries:
+            if isinstance(error, Reject | Invalid) or attempt >= self.tries:
                 verdict.given_up.append(GivenUp(index, error, attempt))
             else:
                 verdict.error = error
