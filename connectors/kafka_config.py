@@ -61,6 +61,11 @@ class ClientLog:
 
 _BRIEF = 6_000
 """The least that brokers allow, by default."""
+SESSION, HEARTBEAT = 10_000, 1_000
+"""Milliseconds, in a classic group. While a member that was killed is waited for, nobody's commits are answered once another one
+joins, so the client's own 45 s are too many; and the members hear of a rebalance with a heartbeat."""
+BROKERS_SESSION = "the broker's group.consumer.session.timeout.ms, 45 s if nobody has set it"
+"""Of groups whose partitions the broker assigns."""
 
 
 def is_embedded(connection: Connection) -> bool:
@@ -107,8 +112,8 @@ def consumer_config(options: SourceOptions) -> dict[str, Any]:
         defaults["partition.assignment.strategy"] = "cooperative-sticky"
         if is_embedded(connection):
             defaults["session.timeout.ms"] = kafka_embedded.SESSION
-        elif options.brief:
-            defaults |= {"session.timeout.ms": _BRIEF, "heartbeat.interval.ms": _BRIEF // 3}
+        else:
+            defaults |= {"session.timeout.ms": _BRIEF if options.brief else SESSION, "heartbeat.interval.ms": HEARTBEAT}
     ours = {
         "group.id": options.group,
         "enable.auto.commit": False,
@@ -138,7 +143,28 @@ def producer_config(options: SinkOptions) -> dict[str, Any]:
 
 def cooperative(config: Mapping[str, Any]) -> bool:
     """Whether rebalances hand over single partitions, or everything at once."""
-    return config.get("group.protocol") == "consumer" or "cooperative" in str(config.get("partition.assignment.strategy"))
+    return by_broker(config) or "cooperative" in str(config.get("partition.assignment.strategy"))
+
+
+def by_broker(config: Mapping[str, Any]) -> bool:
+    """Whether the broker assigns the group's partitions, and ends its members' sessions (KIP-848)."""
+    return config.get("group.protocol") == "consumer"
+
+
+def session(config: Mapping[str, Any]) -> float:
+    """Seconds after which the partitions of a member that was killed are free; what the broker's default is, where it decides."""
+    return 45.0 if by_broker(config) else milliseconds(config, "session.timeout.ms", 45_000)
+
+
+def protocol(config: Mapping[str, Any]) -> str:
+    """For people."""
+    told = f"consumer (KIP-848), session timeout: {BROKERS_SESSION}"
+    return told if by_broker(config) else f"classic, session timeout {session(config):g} s"
+
+
+def login(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What another client needs of it to reach the same brokers."""
+    return {name: value for name, value in config.items() if name.startswith(("security", "sasl", "ssl", "oauth"))}
 
 
 def milliseconds(config: Mapping[str, Any], name: str, default: int) -> float:

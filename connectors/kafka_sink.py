@@ -186,9 +186,9 @@ class KafkaSink:
         """The topic's limit, if we may know it."""
         name = "max.message.bytes"
         try:
-            login = {k: v for k, v in self._config.items() if k.startswith(("security", "sasl", "ssl", "oauth"))}
             admin = AdminClient(
-                login | {"bootstrap.servers": kafka_config.servers(self._options.connection)}, logger=kafka_config.ClientLog()
+                kafka_config.login(self._config) | {"bootstrap.servers": kafka_config.servers(self._options.connection)},
+                logger=kafka_config.ClientLog(),
             )
             resource = ConfigResource(ConfigResource.Type.TOPIC, self._options.stream)
             return f" ({int(admin.describe_configs([resource], request_timeout=5)[resource].result(6)[name].value):,})"

@@ -18,10 +18,11 @@ from connectors import kafka_config
 from connectors.kafka_batch import partition_of, split, weight
 from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
+from connectors.kafka_group import Waiting, moment
 from connectors.kafka_health import Health
 from connectors.kafka_reach import reach
-from connectors.kafka_start import lookup, starts
-from worker.errors import ConnectorError, Refused, Unavailable
+from connectors.kafka_start import lookup, places_from, starts
+from worker.errors import ConnectorError, Refused, Unavailable, Unconfirmed
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
 log = logging.getLogger("worker.kafka")
@@ -56,14 +57,17 @@ class KafkaSource:
         self._clock = clock
         self._explain = Explain(options.connection.name, self._config, stream=", ".join(options.streams), group=options.group)
         self.patience = kafka_config.milliseconds(self._config, "max.poll.interval.ms", 300_000)
+        self.session = kafka_config.session(self._config)
+        self.membership = kafka_config.protocol(self._config)
         self._consumer: Consumer | None = None
         self._proven = False
         self._reset()
 
     def _reset(self) -> None:
-        session = kafka_config.milliseconds(self._config, "session.timeout.ms", 45_000)
-        self._health = Health(self._explain, self._some_topic, session, self._clock)
+        self._health = Health(self._explain, self._some_topic, self.session, self._clock)
         self._positions = Positions(self._options.commit_interval, self._explain, self._clock)
+        self._waiting = Waiting(self._options.connection, self._config, self._options.group, self._explain, self._clock)
+        self.stalled = False
         self._known: dict[str, int] = {}
         self._gone: set[str] = set()
         self._broken: dict[Partition, int] = {}
@@ -107,6 +111,7 @@ class KafkaSource:
         except BaseException:
             consumer.close()
             raise
+        log.info("group %s: joining, protocol %s", self._options.group, self.membership)
         self._consumer = consumer
         self._proven = True
         self._polled = self._clock()
@@ -151,14 +156,15 @@ class KafkaSource:
         hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct the handler's stream"
         return f"connection {self._options.connection.name}: there is no topic {stream}: {hint}"
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
         self._gap = self._clock() - self._polled
         if not self._health.hopeless and self._gap < self.patience:
             with contextlib.suppress(KafkaException):
-                self._health.down = not self._positions.settle(consumer, _FLUSH)
+                self._health.down = not self._settle(consumer, remaining)
+        unconfirmed = self._positions.unconfirmed
         reached = self._hand_back(consumer) and not self._health.hopeless
         # Without a broker a client is dropped: its `close` waits for minutes, and a revocation that came to it meanwhile has
         # waited for ever, holding the interpreter's lock.
@@ -170,6 +176,28 @@ class KafkaSource:
         if reached and closing.is_alive():
             log.warning("the client is still leaving its group: not waiting for it")
         self._raise()
+        if unconfirmed:
+            raise Unconfirmed(
+                f"group {self._options.group}: {unconfirmed} finished records could not be committed and come again",
+                unconfirmed,
+            )
+
+    def _settle(self, consumer: Consumer, remaining: Callable[[], float] | None) -> bool:
+        deadline = self._clock() + _FLUSH
+        left = remaining or (lambda: deadline - self._clock())
+        self._waiting.over()
+
+        def waiting() -> None:
+            self._waiting.look(
+                lambda: (
+                    f"stopping waits until {self._positions.unconfirmed} finished records are committed, at most until "
+                    f"{moment(left())}"
+                )
+            )
+
+        settled = self._positions.settle(consumer, left, waiting)
+        self._waiting.over()
+        return settled
 
     def _hand_back(self, consumer: Consumer) -> bool:
         """Gives the partitions back, here and not in `Consumer.close`, because that calls the core, which expects its own thread;
@@ -233,6 +261,8 @@ class KafkaSource:
             consumer.pause(places)
         self._rebalanced = True
         self._regroup()
+        if begin:
+            log.info("group %s: assigned %s", self._options.group, places_from(begin))
 
     def _revoked(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         # librdkafka may call this for partitions that are lost, when the poll came too late (librdkafka#5604).
@@ -380,6 +410,7 @@ class KafkaSource:
 
     def _tend(self, consumer: Consumer) -> None:
         self._positions.send(consumer)
+        self._look_if_waiting()
         if self._health.doubtful:
             self._health.look(consumer)
         if self._broken and not self._health.down:
@@ -387,6 +418,21 @@ class KafkaSource:
         if self._choked and not self._held:
             self._choked = False
             consumer.resume(self._places(set(self._positions) - self._paused))
+
+    def _look_if_waiting(self) -> None:
+        self.stalled = self._positions.stalled
+        if self.stalled:
+            self._waiting.look(
+                lambda: (
+                    f"group {self._options.group}: {self._positions.unconfirmed} finished records are not committed, so nothing "
+                    "more is begun"
+                ),
+                waited=self._positions.waited,
+            )
+        elif not len(self._positions) and not self._gone and not self._health.down:
+            self._waiting.look(lambda: f"group {self._options.group}: waiting for partitions", logging.INFO)
+        else:
+            self._waiting.over()
 
     def _vanished(self, topic: str) -> None:
         # Made again, it is new: it starts at its earliest record, like any partition that was not there at the start.

@@ -26,6 +26,8 @@ class RabbitMQSource:
     """Settles each message alone; what it prefetched and did not settle goes back to its place when it closes."""
 
     ordered = False
+    session = 0.0
+    membership = ""
     timestamps = False
 
     def __init__(self, options: SourceOptions, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,6 +37,7 @@ class RabbitMQSource:
         self.limit = self._prefetch
         self.hold = self.patience = 0.9 * self._login.consumer_timeout
         self.flooded = False
+        self.stalled = False
         self._clock = clock
         self._link: Link | None = None
         self._on_revoke: OnRevoke | None = None
@@ -167,7 +170,7 @@ class RabbitMQSource:
     def lag(self) -> int | None:
         return None
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         link = self._link
         if link is None:
             return

@@ -143,3 +143,14 @@ def test_what_is_neither_topic_nor_pattern_is_refused(stream: str) -> None:
 def test_a_dead_letter_topic_is_no_pattern() -> None:
     with pytest.raises(ConfigError, match="no topic name"):
         kafka.sink(SinkOptions(connection(), "^orders"))
+
+
+def test_a_classic_group_waits_10_s_for_a_member_that_was_killed_unless_told_otherwise() -> None:
+    """With the client's own 45 s the commits of all the others are not answered for so long."""
+    config = source_config(connection())
+    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (10_000, 1_000)
+    assert kafka_config.protocol(config) == "classic, session timeout 10 s"
+    assert source_config(connection(session__timeout__ms=30_000))["session.timeout.ms"] == "30000"
+    new = source_config(connection(group__protocol="consumer"))
+    assert "session.timeout.ms" not in new and "heartbeat.interval.ms" not in new
+    assert "KIP-848" in kafka_config.protocol(new) and "45 s" in kafka_config.protocol(new)

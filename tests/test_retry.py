@@ -228,3 +228,8 @@ def test_what_a_handler_finds_unreadable_is_given_up_without_tries_or_waits(poli
     halved = policy.decide(work(3), Outcome(whole=unreadable))
     assert again(halved) == [([0, 1], 2, 2), ([2], 2, 2)] and all(part.wait == 0 for part in halved.again)
     assert given_up(policy.decide(work(1, attempt=3), Outcome(whole=unreadable))) == {0: 3}
+
+
+def test_a_call_that_was_ended_between_records_has_not_finished_the_rest() -> None:
+    verdict = limited().decide(work(4), Outcome(untouched=2))
+    assert list(verdict.finished) == [0, 1] and again(verdict) == [([2, 3], 1, 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, Self, TypeVar
@@ -157,6 +157,12 @@ class Source(Protocol):
     """Seconds a record may stay unsettled before the broker takes it back (`math.inf`: for ever)."""
     timestamps: bool
     """Records have one; else `max_age` can only count from their arrival. One without it does not expire."""
+    stalled: bool
+    """What has finished is not confirmed for too long: nothing more is begun until it is. A kill would repeat it."""
+    session: float
+    """Seconds after which the broker gives to others what a killed worker had; 0: as soon as its connection ends."""
+    membership: str
+    """How the workers of a group share partitions, for people; "": they do not."""
     flooded: bool
     """Set before a close by a loop that dead letters flooded, kept with the positions where the broker can, and read
     by the next worker, which then probes with one record."""
@@ -196,8 +202,11 @@ class Source(Protocol):
     def lag(self) -> int | None:
         """Records still at the broker behind the position, as far as the client knows without asking; None: unknown."""
 
-    def close(self) -> None:
-        """Makes commits durable and hands back what is unfinished; safe to call twice, and after an `open` that failed."""
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
+        """Makes commits durable and hands back what is unfinished; safe to call twice, and after an `open` that failed.
+
+        `remaining` says how many seconds it may still wait for that (None: some); then it raises `Unconfirmed`.
+        """
 
 
 class DeadLetter(NamedTuple):

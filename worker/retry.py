@@ -50,10 +50,10 @@ class Policy:
     def decide(self, work: Work, outcome: Outcome) -> Verdict:
         """Never loses a record: each index is in exactly one of finished, again and given_up."""
         size = len(work.numbers)
-        if not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
+        reached = size if outcome.untouched is None else outcome.untouched
+        if reached == size and not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
             return Verdict(range(size))
         given_up = [GivenUp(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]
-        reached = size if outcome.untouched is None else outcome.untouched
         if outcome.whole is not None:
             verdict = Verdict([])
             self._whole(work, [i for i in range(size) if i not in outcome.bad], outcome.whole, verdict)

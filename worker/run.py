@@ -39,6 +39,8 @@ log = logging.getLogger("worker")
 
 GARBAGE = 10_000
 """Objects between two runs of the collector, 700 by default: it ran for every batch, 6 % of the CPU with records of 1 KiB."""
+STOP = 2.0
+"""Seconds that a stop takes beyond the session of a worker that was killed, whose end its last commits may have to wait for."""
 REPORT = 30.0
 """Seconds between two lines of progress, while there is any."""
 
@@ -266,7 +268,7 @@ class Worker:
 
 
 def run_until_signal(worker: Worker) -> int:
-    """Until SIGTERM or SIGINT (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
+    """Until a signal (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
     signals = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -278,7 +280,7 @@ def run_until_signal(worker: Worker) -> int:
     young, *older = gc.get_threshold()
     if 0 < young < GARBAGE:
         gc.set_threshold(GARBAGE, *older)
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in supervised.stopping_signals()}
     try:
         return worker.run()
     finally:
@@ -299,6 +301,11 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
         warnings.append(
             "an invalid value will stop this handler: set dead_letter= to keep such records, or retries= to discard them"
         )
+    if source.session + STOP > options.drain:
+        warnings.append(
+            f"a stop may have to wait for the session of a worker that was killed, {source.session:g} s: set drain to "
+            f"{source.session + STOP:g} or more (it is {options.drain:g}), and give the process that time to end"
+        )
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
     return {
@@ -307,6 +314,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
         "connection": str(settings.connection),
         "streams": list(settings.streams),
         "group": settings.group,
+        "membership": source.membership,
         "dead_letter": None if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
         "options": {name: str(getattr(options, name)) for name in sorted(options.model_fields_set)},
         "warnings": warnings,

@@ -42,6 +42,12 @@ def follow_parent() -> None:
     threading.Thread(target=wait, name="follow-parent", daemon=True).start()
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """SIGHUP as well, the end of a terminal, but not for who is to outlive it (nohup)."""
+    hup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hup]
+
+
 def how_it_ended(code: int) -> str:
     """Of a process, by its return code."""
     if code >= 0:

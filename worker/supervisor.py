@@ -18,7 +18,7 @@ from types import FrameType
 
 from worker.errors import WorkerError
 from worker.retry import Backoff
-from worker.supervised import FLOODED, PARENT_FD, REASON_FD, how_it_ended
+from worker.supervised import FLOODED, PARENT_FD, REASON_FD, how_it_ended, stopping_signals
 
 log = logging.getLogger("worker")
 
@@ -207,6 +207,6 @@ def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[st
     inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
     environ = {**os.environ, WORKER_SET: json.dumps([*inherited, *settings])}
     supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stopping_signals():
         signal.signal(number, supervisor.signalled)
     return supervisor.run()
