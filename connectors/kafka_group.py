@@ -78,8 +78,8 @@ class Waiting:
         if found.state in (ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING):
             session = kafka_config.session(self._config)
             return (
-                f"{group} is rebalancing and waits until each of its {members} members has answered; for one that was killed "
-                f"that is at most its session timeout ({session:g} s here)"
+                f"{group} is rebalancing and waits until each of its {members} members has answered: for one that was killed at "
+                f"most its session timeout ({session:g} s here); a new group waits for more members, 3 s by default"
             )
         taken = sum(len(member.assignment.topic_partitions) for member in found.members)
         if found.state == ConsumerGroupState.STABLE and not kafka_config.by_broker(self._config):

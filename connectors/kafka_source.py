@@ -34,6 +34,8 @@ _FLUSH = 5.0
 _LEAVE = 5.0
 _SHORT = 1.0
 _SERVE = 0.05
+_TAKEN = 45.0
+"""Seconds beyond a session that a name may be taken: attempts are up to 30 s apart, and the broker's session may be longer."""
 _HELD = 1_000
 _HELD_BYTES = 8 * 1024 * 1024
 _BROKEN = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -61,6 +63,8 @@ class KafkaSource:
         self.membership = kafka_config.protocol(self._config)
         self._consumer: Consumer | None = None
         self._proven = False
+        self._taken_since: float | None = None
+        """When the group first said that somebody else has our group.instance.id."""
         self._reset()
 
     def _reset(self) -> None:
@@ -260,6 +264,7 @@ class KafkaSource:
         if self._choked:
             consumer.pause(places)
         self._rebalanced = True
+        self._taken_since = None
         self._regroup()
         if begin:
             log.info("group %s: assigned %s", self._options.group, places_from(begin))
@@ -310,7 +315,7 @@ class KafkaSource:
         try:
             messages = self._receive(consumer, max_records, timeout) if max_records else self._idle(consumer)
         except KafkaException as error:
-            raise self._explain.error(error.args[0]) from error
+            raise self._refusal(error.args[0]) from error
         self._polled = now = self._clock()
         if self._rebalanced:
             self._wake(consumer)
@@ -397,7 +402,7 @@ class KafkaSource:
             self._vanished(topic)
         elif self._explain.permanent(error):
             self._health.fatal |= code == KafkaError._FATAL
-            raise self._explain.error(error, topic)
+            raise self._refusal(error, topic)
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("not polled for %.0f s (max.poll.interval.ms): out of the group, its records come again", self.patience)
         elif code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
@@ -405,6 +410,19 @@ class KafkaSource:
         elif self._clock() - self._grumbled >= 10:
             self._grumbled = self._clock()
             log.warning("%s: %s", topic or "kafka", self._explain.text(error))
+
+    def _refusal(self, error: KafkaError, topic: str | None = None) -> ConnectorError:
+        raised = self._explain.error(error, topic)
+        if self._explain.code(error) != KafkaError.UNRELEASED_INSTANCE_ID:
+            return raised
+        now = self._clock()
+        self._taken_since = now if self._taken_since is None else self._taken_since
+        if now - self._taken_since > self.session + _TAKEN:
+            return raised
+        return Unavailable(
+            f"group {self._options.group} has a member with this group.instance.id: perhaps the one that was killed, until its "
+            f"session ends ({kafka_config.BROKERS_SESSION})"
+        )
 
     # -- what is looked after now and then -----------------------------------------------------------------------------------
 

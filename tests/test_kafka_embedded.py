@@ -334,3 +334,20 @@ def test_an_error_among_records_is_never_dropped_nor_are_the_records(topic: str)
     kept = source._without_errors([message(0, 1), gone, message(0, 2)])
     assert [m.offset() for m in kept] == [1, 2]
     assert source._gone == {"orders"}
+
+
+def test_a_name_that_a_killed_member_had_is_asked_for_again_until_its_session_has_ended(topic: str) -> None:
+    """KIP-848 refuses the newcomer, and whether the other one is alive cannot be known before."""
+    now = [0.0]
+    options = SourceOptions(Connection("kafka", "kafka", "h", options={"group.protocol": "consumer"}), (topic,), "group")
+    source = KafkaSource(options, clock=lambda: now[0])
+    text = f"Fatal error: {KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()}: Fatal consumer error: taken"
+    for taken in (KafkaError(KafkaError.UNRELEASED_INSTANCE_ID), KafkaError(KafkaError._FATAL, text)):
+        now[0], source._taken_since = 0.0, None
+        refusal = source._refusal(taken)
+        assert isinstance(refusal, Unavailable) and "perhaps the one that was killed" in str(refusal)
+        now[0] = 60.0
+        assert isinstance(source._refusal(taken), Unavailable)
+        now[0] = 91.0
+        assert isinstance(source._refusal(taken), Refused)
+    assert isinstance(source._refusal(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)), Refused)

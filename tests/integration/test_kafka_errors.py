@@ -343,14 +343,17 @@ def test_start_at_a_time(cluster: Cluster) -> None:
 # -- groups --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_two_members_with_one_instance_id(cluster: Cluster, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "raised", "told"),
+    [("classic", Refused, "each worker process needs its own"), ("consumer", Unavailable, "perhaps the one that was killed")],
+)
+def test_two_members_with_one_instance_id(cluster: Cluster, protocol: str, raised: type[Exception], told: str) -> None:
     topic = cluster.create()
     options = {"group.instance.id": "one", "group.protocol": protocol}
     first = cluster.open(topic, **options)
     assigned(first)
     second = cluster.open(topic, **options)
-    with pytest.raises(Refused, match=r"group\.instance\.id: each worker process needs its own"):
+    with pytest.raises(raised, match=rf"group\.instance\.id: {told}"):
         until(lambda: False, lambda: (second.poll(500, 0.05), first.poll(500, 0.05)))
 
 
@@ -370,6 +373,18 @@ def test_a_dead_letter_larger_than_the_topic_takes(cluster: Cluster) -> None:
         sink.publish([letter(os.urandom(3_000_000))])
     assert raised.value.permanent
     sink.publish([letter(b"small")])
+    sink.close()
+    assert len(read(cluster.open(topic), 2)) == 2
+
+
+def test_a_compacted_topic_takes_no_letter_without_a_key_and_all_others(cluster: Cluster) -> None:
+    topic = cluster.create(partitions=1, cleanup__policy="compact")
+    sink = connector.sink(SinkOptions(connect(cluster.bootstrap), topic, 10))
+    sink.open()
+    keyless = letter(b"1")._replace(record=letter(b"1").record._replace(key=None))
+    with pytest.raises(PublishError, match=r"is compacted and takes no record without a key: set its cleanup\.policy") as raised:
+        sink.publish([letter(b"0"), keyless, letter(b"2")])
+    assert raised.value.permanent and raised.value.refused == [1]
     sink.close()
     assert len(read(cluster.open(topic), 2)) == 2
 
