@@ -180,11 +180,10 @@ class KafkaSink:
                 permanent=True,
             )
         if error.code() == KafkaError.INVALID_RECORD:
-            keyless = (
-                message is not None and message.key() is None and "compact" in (self._setting("cleanup.policy") or "compact")
-            )
-            why = "the topic is compacted and takes no record without a key: set its cleanup.policy=delete"
-            return PublishError(f"{self._stream}: {why if keyless else self._explain.text(error)}", permanent=True)
+            why = self._explain.text(error)
+            if message is not None and message.key() is None and "compact" in (self._setting("cleanup.policy") or "compact"):
+                why = "the topic is compacted and takes no record without a key: set its cleanup.policy=delete"
+            return PublishError(f"{self._stream}: {why}", permanent=True)
         if error.code() == KafkaError._MSG_TIMED_OUT:
             return PublishError(f"{self._stream}: not confirmed in {self._options.timeout:g} s{self._why()}")
         return PublishError(str(self._explain.error(error)), permanent=self._explain.known(error) or error.code() in MISSING)

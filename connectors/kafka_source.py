@@ -115,7 +115,8 @@ class KafkaSource:
         except BaseException:
             consumer.close()
             raise
-        log.info("group %s: joining, protocol %s", self._options.group, self.membership)
+        if not self._proven:
+            log.info("group %s: joining, protocol %s", self._options.group, self.membership)
         self._consumer = consumer
         self._proven = True
         self._polled = self._clock()
