@@ -111,6 +111,9 @@ class KafkaSource:
             )
         except KafkaException as error:
             consumer.close()
+            if error.args[0].code() == KafkaError._INVALID_ARG and self._patterns:
+                told = f"the client does not understand {', '.join(self._patterns)}: {self._explain.text(error.args[0])}"
+                raise Refused(f"connection {self._options.connection.name}: {told}") from error
             raise self._explain.error(error.args[0]) from error
         except BaseException:
             consumer.close()
@@ -142,8 +145,7 @@ class KafkaSource:
         if self._patterns:
             self._known = {name: len(topic.partitions) for name, topic in consumer.list_topics(timeout=_REACH).topics.items()}
         for pattern in self._patterns:
-            if not any(re.match(pattern, name) for name in self._known):
-                log.warning("no topic matches %s yet", pattern)
+            self._look_for_matches(pattern)
         for stream in self._options.streams:
             if stream in self._patterns:
                 continue
@@ -155,6 +157,19 @@ class KafkaSource:
             elif topic.error is not None and self._explain.permanent(topic.error):
                 raise self._explain.error(topic.error, stream)
             self._known[stream] = len(topic.partitions)
+
+    def _look_for_matches(self, pattern: str) -> None:
+        found = [name for name in self._known if re.match(pattern, name)]
+        if kafka_config.by_broker(self._config):
+            whole = [name for name in found if re.fullmatch(pattern, name)]
+            if longer := sorted(set(found) - set(whole))[:5]:
+                log.warning(
+                    "with KIP-848 %s must match a topic's whole name: %s and the like are not read; write %s.*",
+                    *(pattern, ", ".join(longer), pattern),
+                )
+            found = whole
+        if not found:
+            log.warning("no topic matches %s yet", pattern)
 
     def _missing(self, consumer: Consumer, stream: str) -> str:
         near = get_close_matches(stream, consumer.list_topics(timeout=_REACH).topics, 3, 0.7)
@@ -400,7 +415,8 @@ class KafkaSource:
         if code in _BROKEN:
             self._broken[partition_of(message)] = message.offset() or 0
         elif code in MISSING and topic is not None:
-            self._vanished(topic)
+            if not topic.startswith("^"):  # a pattern that matches nothing yet: that was told at the start
+                self._vanished(topic)
         elif self._explain.permanent(error):
             self._health.fatal |= code == KafkaError._FATAL
             raise self._refusal(error, topic)

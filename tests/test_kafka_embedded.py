@@ -351,3 +351,25 @@ def test_a_name_that_a_killed_member_had_is_asked_for_again_until_its_session_ha
         now[0] = 91.0
         assert isinstance(source._refusal(taken), Refused)
     assert isinstance(source._refusal(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)), Refused)
+
+
+def test_a_pattern_that_the_client_refuses_is_named_and_final() -> None:
+    source = KafkaSource(SourceOptions(EMBEDDED, ("^rx-(?!us).*",), "group"))
+    with pytest.raises(Refused, match=r"the client does not understand \^rx-\(\?!us\)"):
+        source.open(Revocations())
+
+
+def test_topics_whose_name_a_pattern_does_not_match_whole_are_told_with_kip_848(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"group.protocol": "consumer"}
+    source = kafka.source(SourceOptions(Connection("kafka", "kafka", "h", options=options), ("^rx-(eu|us)",), "group"))
+    source._known = {"rx-eu.orders": 1, "rx-us": 1, "other": 1}
+    source._look_for_matches("^rx-(eu|us)")
+    assert caplog.messages == [
+        "with KIP-848 ^rx-(eu|us) must match a topic's whole name: rx-eu.orders and the like are not read; write ^rx-(eu|us).*"
+    ]
+
+
+def test_a_pattern_is_never_gone() -> None:
+    source = kafka.source(SourceOptions(EMBEDDED, ("^rx",), "group"))
+    source._without_errors([message(0, 0, "^rx", KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))])
+    assert not source._gone
