@@ -2,8 +2,8 @@
 
 Streams are topic names, or patterns that begin with `^`: regular expressions, as far as Python, the client and the broker agree.
 Any property of librdkafka may be given in the query or the mapping, with dots or underscores:
-`?security.protocol=ssl&ssl.ca.location=/etc/ca.pem`. A user means `sasl_ssl` with mechanism PLAIN, and `ssl.*` means `ssl`, unless
-`security.protocol` and `sasl.mechanism` are stated. One option is our own:
+`?security.protocol=ssl&ssl.ca.location=/etc/ca.pem`. A user means `sasl_ssl` with mechanism PLAIN, and `ssl.*` means `ssl`,
+unless `security.protocol` and `sasl.mechanism` are stated. One option is our own:
 
 `out_of_range`: what happens when the broker does not have the group's position any more, because retention passed it:
 `earliest` (default: go on at the first record there is), `latest` (skip to the end) or `stop` (the handler stops, exit 3).
