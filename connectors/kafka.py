@@ -7,7 +7,7 @@ unless `security.protocol` and `sasl.mechanism` are stated. One option is our ow
 
 `out_of_range`: what happens when the broker does not have the group's position any more, because retention passed it:
 `earliest` (default: go on at the first record there is), `latest` (skip to the end) or `stop` (the handler stops, exit 3).
-All say how many records are gone. A topic that was truncated or made again is read from its beginning, or stops with `stop`.
+All say how many offsets are gone. A topic that was truncated or made again is read from its beginning, or stops with `stop`.
 """
 
 from __future__ import annotations

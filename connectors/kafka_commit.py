@@ -80,6 +80,11 @@ class Positions:
         """The broker's log moved under us: start again at `offset`."""
         self.own(partition, offset, committed=False)
 
+    def skip(self, partition: Partition, offset: int) -> None:
+        """Up to `offset` there is no record that is not finished: only marks of transactions, or what they took back."""
+        position = self._owned[partition]
+        position.next, position.epoch = offset, -1
+
     def finish(self, batches: Sequence[Batch]) -> None:
         if self._later is None:
             self._later = self._clock()

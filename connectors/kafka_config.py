@@ -119,6 +119,7 @@ def consumer_config(options: SourceOptions) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
+        "enable.partition.eof": True,
     }
     return _checked(connection, {"client.id": options.group} | defaults | given | ours, Consumer)
 

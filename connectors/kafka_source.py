@@ -75,6 +75,10 @@ class KafkaSource:
         self._known: dict[str, int] = {}
         self._gone: set[str] = set()
         self._broken: dict[Partition, int] = {}
+        self._delivered: dict[Partition, int] = {}
+        """The offset behind the last record that was handed out."""
+        self._ends: dict[Partition, int] = {}
+        """Where the log ended when the client had delivered everything."""
         self._paused: set[Partition] = set()
         self._topic: str | None = None
         # Popped from the client but not handed out: while the core has no room, and within one poll.
@@ -269,6 +273,7 @@ class KafkaSource:
             # The group's positions are there from now on: a partition of this topic without one is new, or the topic is.
             self._known[partition.stream] = 0
             self._positions.own(partition, offset, committed=partition not in without)
+            self._delivered[partition] = offset
             self._appeared(partition.stream)
         if without:
             # Else a restart before the first commit would begin at a later "latest", and skip.
@@ -307,6 +312,7 @@ class KafkaSource:
             self._paused -= partitions
             for partition in partitions:
                 self._broken.pop(partition, None)
+                self._ends.pop(partition, None)
             self._regroup()
             if self._cooperative:
                 consumer.incremental_unassign(places)
@@ -336,6 +342,8 @@ class KafkaSource:
         if self._rebalanced:
             self._wake(consumer)
         batches = self._batches(messages) if messages else []
+        for batch in batches:
+            self._delivered[batch.partition] = batch.native[-1].offset() + 1
         if now >= self._tended + min(_TEND, self._options.commit_interval):
             self._tended = now
             self._tend(consumer)
@@ -411,6 +419,7 @@ class KafkaSource:
     def _trouble(self, message: Message, error: KafkaError) -> None:
         code, topic = error.code(), message.topic()
         if code == KafkaError._PARTITION_EOF:
+            self._ends[partition_of(message)] = message.offset() or 0
             return
         if code in _BROKEN:
             self._broken[partition_of(message)] = message.offset() or 0
@@ -444,6 +453,8 @@ class KafkaSource:
     # -- what is looked after now and then -----------------------------------------------------------------------------------
 
     def _tend(self, consumer: Consumer) -> None:
+        if self._ends:
+            self._follow_ends()
         self._positions.send(consumer)
         self._look_if_waiting()
         if self._health.doubtful:
@@ -453,6 +464,17 @@ class KafkaSource:
         if self._choked and not self._held:
             self._choked = False
             consumer.resume(self._places(set(self._positions) - self._paused))
+
+    def _follow_ends(self) -> None:
+        """Behind the last record of a transaction lies its mark: a position before that is a lag for each monitor, and gone one day.
+        So with nothing in flight the position goes to the end of the log, as the client does."""
+        held = set(map(partition_of, self._held))
+        for partition, end in list(self._ends.items()):
+            if partition not in self._positions or end <= self._positions.next(partition):
+                del self._ends[partition]
+            elif self._positions.next(partition) == self._delivered.get(partition) and partition not in held:
+                self._positions.skip(partition, end)
+                self._delivered[partition] = end
 
     def _look_if_waiting(self) -> None:
         self.stalled = self._positions.stalled
@@ -502,7 +524,7 @@ class KafkaSource:
         what = (
             f"it ends at {end}, so it was truncated or made again"
             if replaced
-            else f"{max(0, first - at)} records are gone, it begins at {first}"
+            else f"the {max(0, first - at)} offsets from there on are gone, it begins at {first}"
         )
         group = self._options.group
         if self._policy == "stop":
@@ -518,6 +540,8 @@ class KafkaSource:
             self._paused.discard(partition)  # it begins anew, and the core would resume only what it remembers
         if replaced or self._positions.next(partition) <= at:
             self._positions.move(partition, target)
+            self._delivered[partition] = target
+        self._ends.pop(partition, None)
         self._take_anew(consumer, TopicPartition(partition.stream, int(partition.id), target))
 
     def _take_anew(self, consumer: Consumer, place: TopicPartition) -> None:
@@ -544,6 +568,8 @@ class KafkaSource:
         if self._consumer is None or partition not in self._positions:
             return
         self._drop({partition})
+        self._ends.pop(partition, None)
+        self._delivered[partition] = self._positions.next(partition)
         try:
             self._consumer.seek(TopicPartition(partition.stream, int(partition.id), self._positions.next(partition)))
         except KafkaException as error:
@@ -578,7 +604,7 @@ class KafkaSource:
         total = len(self._held)
         for place in consumer.position(self._places(self._positions)):
             _, high = consumer.get_watermark_offsets(place, cached=True)
-            position = place.offset if place.offset >= 0 else self._positions.next(Partition(place.topic, place.partition))
+            position = max(place.offset, self._positions.next(Partition(place.topic, place.partition)))
             if high < 0 or position < 0:
                 return None
             total += max(0, high - position)

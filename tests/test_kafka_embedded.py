@@ -373,3 +373,25 @@ def test_a_pattern_is_never_gone() -> None:
     source = kafka.source(SourceOptions(EMBEDDED, ("^rx",), "group"))
     source._without_errors([message(0, 0, "^rx", KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))])
     assert not source._gone
+
+
+def test_the_position_goes_to_the_end_of_the_log_only_over_what_is_finished(topic: str) -> None:
+    source = kafka.source(SourceOptions(EMBEDDED, (topic,), "group"))
+    here = Partition("orders", 0)
+    source._positions.own(here, 0, committed=True)
+    source._delivered[here] = 7
+
+    def end(offset: int) -> int:
+        source._without_errors([message(0, offset, error=KafkaError(KafkaError._PARTITION_EOF))])
+        source._follow_ends()
+        return source._positions.next(here)
+
+    assert end(9) == 0, "0 to 6 are in flight"
+    source.commit([KafkaBatch(here, [message(0, 4)])])
+    assert end(9) == 5, "some of them still"
+    source._held = [message(0, 7)]
+    source.commit([KafkaBatch(here, [message(0, 6)])])
+    assert end(9) == 7, "one was popped and not handed out"
+    source._held = []
+    assert end(9) == 9
+    assert end(8) == 9 and not source._ends, "that was before"
