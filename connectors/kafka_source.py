@@ -466,7 +466,7 @@ class KafkaSource:
             consumer.resume(self._places(set(self._positions) - self._paused))
 
     def _follow_ends(self) -> None:
-        """Behind the last record of a transaction lies its mark: a position before that is a lag for each monitor, and gone one day.
+        """Behind the last record of a transaction lies its mark: a position before that is a lag to monitors, and gone one day.
         So with nothing in flight the position goes to the end of the log, as the client does."""
         held = set(map(partition_of, self._held))
         for partition, end in list(self._ends.items()):
