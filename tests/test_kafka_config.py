@@ -145,11 +145,11 @@ def test_a_dead_letter_topic_is_no_pattern() -> None:
         kafka.sink(SinkOptions(connection(), "^orders"))
 
 
-def test_a_classic_group_waits_10_s_for_a_member_that_was_killed_unless_told_otherwise() -> None:
+def test_a_classic_group_waits_6_s_for_a_member_that_was_killed_unless_told_otherwise() -> None:
     """With the client's own 45 s the commits of all the others are not answered for so long."""
     config = source_config(connection())
-    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (10_000, 1_000)
-    assert kafka_config.protocol(config) == "classic, session timeout 10 s"
+    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (6_000, 1_000)
+    assert kafka_config.protocol(config) == "classic, session timeout 6 s"
     assert source_config(connection(session__timeout__ms=30_000))["session.timeout.ms"] == "30000"
     new = source_config(connection(group__protocol="consumer"))
     assert "session.timeout.ms" not in new and "heartbeat.interval.ms" not in new

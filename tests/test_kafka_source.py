@@ -371,7 +371,7 @@ def test_a_position_that_retention_passed_stops_where_that_is_asked_for(opened: 
     run = opened(stored={P0: (1, ""), P1: (4, "")}, connection={"out_of_range": "stop"}).assign()
     gone = KafkaError(KafkaError._AUTO_OFFSET_RESET)
     run.client.records.append(Message(topic="orders", partition=0, offset=1, error=gone))
-    with pytest.raises(Refused, match="2 records are gone, it begins at 3"):
+    with pytest.raises(Refused, match="the 2 offsets from there on are gone, it begins at 3"):
         run.poll()
         run.poll()
     assert run.client.stored[P0][0] == 1

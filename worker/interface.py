@@ -267,8 +267,6 @@ class SourceOptions:
     window: float = 0.5
     start: Start = "earliest"
     commit_interval: float = 1.0
-    brief: bool = False
-    """Somebody waits for it at a terminal: if it is killed, the next one should not have to wait for long."""
 
 
 @dataclass(frozen=True)

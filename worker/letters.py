@@ -176,9 +176,7 @@ def options(settings: HandlerSettings) -> SourceOptions:
     assert settings.dead_letter is not None and settings.dead_letter != "broker"
     connection, stream = settings.dead_letter
     group = f"{settings.label}.dead-letters"
-    return SourceOptions(
-        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, brief=True
-    )
+    return SourceOptions(connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01)
 
 
 def browse(settings: HandlerSettings) -> Iterator[Letter]:
