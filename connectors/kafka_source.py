@@ -59,7 +59,8 @@ class KafkaSource:
         self._clock = clock
         self._explain = Explain(options.connection.name, self._config, stream=", ".join(options.streams), group=options.group)
         self.patience = kafka_config.milliseconds(self._config, "max.poll.interval.ms", 300_000)
-        self.session = kafka_config.session(self._config)
+        self._session = kafka_config.session(self._config)
+        self.session = 0.0 if kafka_config.by_broker(self._config) else self._session
         self.membership = kafka_config.protocol(self._config)
         self._consumer: Consumer | None = None
         self._proven = False
@@ -68,7 +69,7 @@ class KafkaSource:
         self._reset()
 
     def _reset(self) -> None:
-        self._health = Health(self._explain, self._some_topic, self.session, self._clock)
+        self._health = Health(self._explain, self._some_topic, self._session, self._clock)
         self._positions = Positions(self._options.commit_interval, self._explain, self._clock)
         self._waiting = Waiting(self._options.connection, self._config, self._options.group, self._explain, self._clock)
         self.stalled = False
@@ -443,7 +444,7 @@ class KafkaSource:
             return raised
         now = self._clock()
         self._taken_since = now if self._taken_since is None else self._taken_since
-        if now - self._taken_since > self.session + _TAKEN:
+        if now - self._taken_since > self._session + _TAKEN:
             return raised
         return Unavailable(
             f"group {self._options.group} has a member with this group.instance.id: perhaps the one that was killed, until its "

@@ -348,7 +348,7 @@ def test_sighup_drains_unless_it_is_ignored(tmp_path: Path, ignored: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "warned"), [("", False), ("?session.timeout.ms=24000", True), ("?group.protocol=consumer", True)]
+    ("options", "warned"), [("", False), ("?session.timeout.ms=24000", True), ("?group.protocol=consumer", False)]
 )
 def test_check_says_the_protocol_and_warns_where_a_stop_may_not_wait_for_a_session(options: str, warned: bool) -> None:
     app = App("shop", connections={"kafka": f"kafka://broker{options}"})

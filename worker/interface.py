@@ -160,7 +160,7 @@ class Source(Protocol):
     stalled: bool
     """What has finished is not confirmed for too long: nothing more is begun until it is. A kill would repeat it."""
     session: float
-    """Seconds after which the broker gives to others what a killed worker had; 0: as soon as its connection ends."""
+    """Seconds that the commits of a group may have to wait for one of its workers that was killed; 0: they do not."""
     membership: str
     """How the workers of a group share partitions, for people; "": they do not."""
     flooded: bool
