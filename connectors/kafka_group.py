@@ -37,11 +37,11 @@ class Waiting:
         self._clock = clock
         self._since: float | None = None
         self._told = -AGAIN
-        self._spare = False
-        """The others have everything: that is told once."""
+        self._stable = ""
+        """What was told of a group in which nothing happens: once is enough, for a worker that stands by."""
 
     def over(self) -> None:
-        self._since, self._spare = None, False
+        self._since, self._stable = None, ""
 
     def look(self, what: Callable[[], str], level: int = logging.WARNING, waited: float = 0.0) -> None:
         """It goes on. `what`: what is waited for; `waited`: so many seconds already at the first look."""
@@ -49,14 +49,15 @@ class Waiting:
         if self._since is None:
             self._since = now - waited
             self._told = self._since - AGAIN + PATIENCE
-        if now - self._told >= AGAIN and not self._spare:
+        if now - self._told >= AGAIN:
             self._told = now
             said = f"{what()}, for {now - self._since:.0f} s now"
             threading.Thread(target=self._tell, args=(level, said, self._since), name="kafka-why", daemon=True).start()
 
     def _tell(self, level: int, said: str, since: float) -> None:
         reason = self._reason()
-        if self._since == since:
+        if self._since == since and reason != self._stable:
+            self._stable = reason if " is stable: " in reason else ""
             log.log(level, "%s: %s", said, reason)
 
     def _reason(self) -> str:
@@ -83,8 +84,10 @@ class Waiting:
             )
         taken = sum(len(member.assignment.topic_partitions) for member in found.members)
         if found.state == ConsumerGroupState.STABLE and not kafka_config.by_broker(self._config):
-            self._spare = True
-            return f"{group} is stable: its {members} members have {taken} partitions, and none is left for this one"
+            return (
+                f"{group} is stable: it has {members} members, and they have {taken} partitions; this one is not among them "
+                "yet, or none is left for it"
+            )
         if kafka_config.by_broker(self._config):
             return (
                 f"{group} has {members} members, which hold {taken} partitions; one that was killed holds its own until its "

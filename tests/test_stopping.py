@@ -268,6 +268,22 @@ def test_waiting_is_told_after_2_s_and_every_10_s(waiting: Waiting, now: list[fl
     assert len(caplog.records) == 3
 
 
+def test_a_worker_that_stands_by_says_so_once(
+    waiting: Waiting, now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = ["group g is stable: 1"]
+    monkeypatch.setattr(waiting, "_reason", lambda: reason[0])
+    for _ in range(40):
+        waiting.look(lambda: "waiting")
+        now[0] += 1
+    assert len(caplog.records) == 1
+    reason[0] = "group g is stable: 2"
+    for _ in range(20):
+        waiting.look(lambda: "waiting")
+        now[0] += 1
+    assert len(caplog.records) == 2
+
+
 GROUP = SimpleNamespace(
     state=ConsumerGroupState.PREPARING_REBALANCING, members=[SimpleNamespace(assignment=SimpleNamespace(topic_partitions=[1, 2]))]
 )
@@ -281,7 +297,7 @@ GROUP = SimpleNamespace(
             {"session.timeout.ms": 10_000},
             "rebalancing and waits until each of its 1 members has answered",
         ),
-        ("STABLE", {}, "stable: its 1 members have 2 partitions, and none is left for this one"),
+        ("STABLE", {}, "stable: it has 1 members, and they have 2 partitions; this one is"),
         ("STABLE", {"group.protocol": "consumer"}, "one that was killed holds its own until its session ends"),
         ("EMPTY", {}, "group g is empty, with 0 members"),
     ],

@@ -106,7 +106,7 @@ def stop_after_a_kill(play: Play) -> None:
     first, second = play.two()
     first.kill()
     third = play.worker()
-    play.stage.working(second)
+    play.stage.until(lambda: "joining" in third.told())  # before that it does not listen to signals
     for worker in (second, third):
         assert worker.stop() == 0, play.stage.story()
     play.worker()

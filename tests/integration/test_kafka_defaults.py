@@ -14,6 +14,7 @@ from worker.testing import KafkaContainer
 
 RATE = 2_000
 """Records a second."""
+STALLED = "finished records are not committed, so nothing more is begun"
 UNCONFIRMED = re.compile(r"(\d+) finished records could not be committed and come again")
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("defaults")]
@@ -37,9 +38,10 @@ def killed(stage: KafkaStage, **environ: str) -> tuple[WorkerProcess, WorkerProc
     waits for the one that was killed, and commits with it."""
     lives, dies = (stage.worker(pause=0.005, batch_size=100, **environ) for _ in range(2))
     stage.working(lives, dies)
+    before = lives.told().count(STALLED)
     dies.kill()
     again = stage.worker(pause=0.005, batch_size=100, **environ)
-    stage.until(lambda: "finished records are not committed, so nothing more is begun" in lives.told())
+    stage.until(lambda: lives.told().count(STALLED) > before and "joining" in again.told())
     return lives, dies, again
 
 
