@@ -14,11 +14,15 @@ query or the mapping:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from connectors import tls
 from connectors.activemq_browse import browse as browse
+from connectors.activemq_config import covers, usual_port
 from connectors.activemq_sink import ActiveMQSink
 from connectors.activemq_source import ActiveMQSource
 from worker.errors import ConfigError
-from worker.interface import SinkOptions, SourceOptions
+from worker.interface import Connection, SinkOptions, SourceOptions, meet
 
 
 def source(options: SourceOptions) -> ActiveMQSource:
@@ -34,6 +38,19 @@ def sink(options: SinkOptions) -> ActiveMQSink:
     if options.stream.startswith("topic/"):
         raise ConfigError(f"{options.connection.name}:{options.stream}: a topic keeps nothing for nobody: name a queue")
     return ActiveMQSink(options)
+
+
+def reads(source: Connection, stream: str, target: Connection, name: str) -> bool:
+    return meet(source, target, usual_port(source)) and covers(stream, name)
+
+
+def grouped(stream: str) -> bool:
+    """Of a topic each group has a subscription of its own."""
+    return stream.startswith("topic/")
+
+
+def warnings(connection: Connection) -> Sequence[str]:
+    return tls.warnings(connection)
 
 
 def _check(stream: str, connection: str) -> None:

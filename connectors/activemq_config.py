@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from typing import Any
 
 from connectors import tls
 from worker.errors import ConfigError
-from worker.interface import Connection
+from worker.interface import Connection, addresses
 
 _OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector", "transformation")
 _ALL = (*_OURS, *tls.OPTIONS)
 
 _DAY = 86_400.0
 _MANY = float(2**31 - 1)
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s\[\]:/]+)(?::([0-9]+))?")
 _TRANSFORMATIONS = tuple(f"jms-{kind}{form}" for kind in ("", "map-", "object-") for form in ("json", "xml"))
 PAGED = 200
 """So many unsettled messages of a destination Classic hands out, whatever the prefetch (its policy's maxPageSize)."""
@@ -64,7 +62,7 @@ class Login:
         passed |= {name: str(given[name]) for name in ("selector", "transformation") if name in given}
         return cls(
             connection,
-            _hosts(connection, 61614 if secure else 61613),
+            tuple(addresses(connection, usual_port(connection))),
             secure,
             str(given["server_hostname"]) if "server_hostname" in given else None,
             _number(connection, given, "heartbeat", 10.0, 0.0, _DAY),
@@ -82,23 +80,19 @@ def destination(stream: str) -> str:
     return f"/{stream}" if stream.startswith("topic/") else f"/queue/{stream}"
 
 
-def _hosts(connection: Connection, usual: int) -> tuple[tuple[str, int], ...]:
-    found = []
-    for one in (part.strip() for part in connection.hosts.split(",")):
-        match = _HOST.fullmatch(one)
-        host, port = match.groups() if match else ("", None)
-        if not _is_name(host) or not 0 < int(port or usual) < 65_536:
-            raise ConfigError(f"connection {connection.name}: {one!r} is no host: write activemq://host:{usual}")
-        found.append((host.strip("[]"), int(port or usual)))
-    return tuple(found)
+def usual_port(connection: Connection) -> int:
+    return 61614 if connection.scheme == "activemq+ssl" else 61613
 
 
-def _is_name(host: str) -> bool:
-    """What the resolver would not even ask for: an empty or too long label."""
-    try:
-        return bool(host.encode("idna"))
-    except UnicodeError:
-        return False
+def covers(stream: str, name: str) -> bool:
+    """`orders.*` covers one more word, `orders.>` any number of them."""
+    wanted, words = stream.split("."), name.split(".")
+    for number, one in enumerate(wanted):
+        if one == ">":
+            return True
+        if number >= len(words) or one not in ("*", words[number]):
+            return False
+    return len(wanted) == len(words)
 
 
 def _number(connection: Connection, given: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
@@ -106,7 +100,7 @@ def _number(connection: Connection, given: Mapping[str, Any], name: str, default
         return default
     try:
         value = float(given[name])
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         value = math.nan
     if math.isnan(value):
         raise _wrong(connection, name, f"{given[name]!r} is no number: write one, as in {name}={default or 100:g}")

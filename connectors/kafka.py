@@ -13,6 +13,7 @@ All say how many offsets are gone. A topic that was truncated or made again is r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 from connectors import kafka_config
@@ -21,7 +22,7 @@ from connectors.kafka_pattern import complaint
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError
-from worker.interface import SinkOptions, SourceOptions
+from worker.interface import Connection, SinkOptions, SourceOptions, meet
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -38,6 +39,25 @@ def sink(options: SinkOptions) -> KafkaSink:
     if not _TOPIC.fullmatch(options.stream):
         raise ConfigError(f"{options.connection.name}:{options.stream} is no topic name: letters, digits, '.', '_' and '-' only")
     return KafkaSink(options)
+
+
+def reads(source: Connection, stream: str, target: Connection, name: str) -> bool:
+    if kafka_config.is_embedded(source) or kafka_config.is_embedded(target):
+        same = kafka_config.is_embedded(source) and kafka_config.is_embedded(target)
+    else:
+        same = meet(source, target, kafka_config.PORT)
+    try:
+        return same and (stream == name or (stream.startswith("^") and re.match(stream, name) is not None))
+    except re.error:
+        return False
+
+
+def grouped(stream: str) -> bool:
+    return True
+
+
+def warnings(connection: Connection) -> Sequence[str]:
+    return kafka_config.warnings(connection)
 
 
 def check_stream(stream: str, connection: str) -> None:

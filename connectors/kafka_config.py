@@ -12,8 +12,9 @@ from confluent_kafka import Consumer, KafkaException, Producer
 
 from connectors import kafka_embedded
 from worker.errors import ConfigError
-from worker.interface import Connection, SinkOptions, SourceOptions
+from worker.interface import Connection, SinkOptions, SourceOptions, addresses
 
+PORT = 9092
 OUT_OF_RANGE = "out_of_range"
 POLICIES = ("earliest", "latest", "stop")
 
@@ -47,7 +48,7 @@ _USUAL = """
     ssl.keystore.password statistics.interval.ms topic.metadata.refresh.interval.ms
 """
 
-_SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config|oauthbearer\.client\.credentials")
+_SECRET = re.compile(r"password|passphrase|secret|\.pem$|oauthbearer\.config|oauthbearer\.client\.credentials")
 
 
 class ClientLog:
@@ -75,11 +76,7 @@ def servers(connection: Connection) -> str:
     """`bootstrap.servers`, with the default port where none is given; starts the embedded cluster if that is meant."""
     if is_embedded(connection):
         return kafka_embedded.bootstrap()
-    return ",".join(_with_port(host.strip()) for host in connection.hosts.split(",") if host.strip())
-
-
-def _with_port(host: str) -> str:
-    return host if re.search(r":\d+$", host) and (host.startswith("[") or host.count(":") == 1) else f"{host}:9092"
+    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses(connection, PORT))
 
 
 def out_of_range(connection: Connection) -> str:
@@ -141,6 +138,17 @@ def producer_config(options: SinkOptions) -> dict[str, Any]:
     return _checked(connection, defaults | given | {"enable.idempotence": True, "acks": "all"}, Producer)
 
 
+def warnings(connection: Connection) -> list[str]:
+    """A connection that anybody in between may read and change."""
+    given = {_dotted(name): _plain(value) for name, value in connection.options.items()}
+    found = []
+    if str(given.get("enable.ssl.certificate.verification", "true")).lower() in ("false", "0", "no", "f", "n"):
+        found.append("enable.ssl.certificate.verification=false: the brokers' certificates are not checked")
+    if str(given.get("ssl.endpoint.identification.algorithm", "https")).lower() == "none":
+        found.append("ssl.endpoint.identification.algorithm=none: a certificate of any name is taken for the brokers'")
+    return found
+
+
 def cooperative(config: Mapping[str, Any]) -> bool:
     """Whether rebalances hand over single partitions, or everything at once."""
     return by_broker(config) or "cooperative" in str(config.get("partition.assignment.strategy"))
@@ -168,8 +176,9 @@ def login(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def milliseconds(config: Mapping[str, Any], name: str, default: int) -> float:
-    """A property in seconds."""
-    return int(config.get(name, default)) / 1000
+    """A property in seconds; the client reads a number as far as it is one."""
+    match = re.match(r"\s*(\d+)", str(config.get(name, default)))
+    return int(match[1]) / 1000 if match else default / 1000
 
 
 def redact(text: str, config: Mapping[str, Any]) -> str:
@@ -193,6 +202,13 @@ def _given(connection: Connection) -> dict[str, Any]:
             raise ConfigError(f"connection {connection.name}: {name} cannot be set: {remedy}")
     if not connection.hosts.strip(", "):
         raise ConfigError(f"connection {connection.name}: its URL names no broker: write kafka://host:9092")
+    if connection.path.strip("/"):
+        raise ConfigError(
+            f"connection {connection.name}: {connection.path}: a URL of Kafka has no path: topics are named by the handlers, "
+            "and several brokers are written host1:9092,host2:9092"
+        )
+    if not is_embedded(connection):
+        addresses(connection, PORT)
     return given | _security(connection, given)
 
 
@@ -246,8 +262,12 @@ def _complaint(connection: Connection, config: dict[str, Any], text: str) -> Con
         return ConfigError(f"{where}librdkafka has no property {unknown[1]}{hint}")
     if match := re.search(r'onfiguration property "(.*)"', text):
         name = match[1]
-        value = "" if _SECRET.search(name) or name not in config else f" (it is {config[name]})"
-        return ConfigError(f"{where}{redact(text, config)}{value}")
+        value = "" if _SECRET.search(name) or name not in config else f" (it is {str(config[name])[:100]!r})"
+        return ConfigError(f"{where}{_one_line(redact(text, config))}{value}")
     if match := re.match(r"Failed to create \w+: (ssl\.\S+\.location) failed", text):
         return ConfigError(f"{where}{match[1]}={config.get(match[1])} cannot be read, or is no PEM file")
-    return ConfigError(where + redact(re.sub(r"^Failed to create \w+: ", "", text), config))
+    return ConfigError(where + _one_line(redact(re.sub(r"^Failed to create \w+: ", "", text), config)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

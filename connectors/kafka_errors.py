@@ -200,5 +200,5 @@ def _other_name(certificate: Mapping[str, Any] | None, host: str) -> str | None:
         return None
     return (
         f"the certificate of {host} is for {', '.join(names) or 'nobody'}, not for that name: connect by one of these names, "
-        "or set ssl.endpoint.identification.algorithm=none"
+        "or give the broker a certificate with that one"
     )

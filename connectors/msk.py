@@ -87,6 +87,13 @@ def sink(options: SinkOptions) -> KafkaSink:
     return MskSink(replace(options, connection=login.connection), login)
 
 
+def reads(source: Connection, stream: str, target: Connection, name: str) -> bool:
+    return kafka.reads(source, stream, target, name)
+
+
+grouped, warnings = kafka.grouped, kafka.warnings
+
+
 def browse(options: SourceOptions) -> Iterator[Batch]:
     login = login_of(options.connection, os.environ)
     login.try_a_token()

@@ -12,11 +12,15 @@ Streams are names of queues, quorum or classic. Hosts are tried in turn. Options
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from connectors import tls
 from connectors.rabbitmq_browse import browse as browse
 from connectors.rabbitmq_sink import RabbitMQSink
 from connectors.rabbitmq_source import RabbitMQSource
 from worker.errors import ConfigError
-from worker.interface import SinkOptions, SourceOptions
+from worker.interface import Connection, SinkOptions, SourceOptions, meet
 
 
 def source(options: SourceOptions) -> RabbitMQSource:
@@ -30,6 +34,20 @@ def source(options: SourceOptions) -> RabbitMQSource:
 def sink(options: SinkOptions) -> RabbitMQSink:
     _check(options.stream, options.connection.name)
     return RabbitMQSink(options)
+
+
+def reads(source: Connection, stream: str, target: Connection, name: str) -> bool:
+    secure = 5671 if source.scheme == "amqps" else 5672
+    same = unquote(source.path[1:]) or "/", unquote(target.path[1:]) or "/"
+    return stream == name and same[0] == same[1] and meet(source, target, secure)
+
+
+def grouped(stream: str) -> bool:
+    return False
+
+
+def warnings(connection: Connection) -> Sequence[str]:
+    return tls.warnings(connection)
 
 
 def _check(queue: str, connection: str) -> None:

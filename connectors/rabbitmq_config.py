@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pika
 
 from connectors import tls
 from worker.errors import ConfigError
-from worker.interface import Connection
+from worker.interface import Connection, addresses
 
 _NUMBERS: Mapping[str, type] = {
     "blocked_connection_timeout": float,
@@ -70,7 +71,7 @@ class Login:
         try:
             hosts = tuple(
                 pika.ConnectionParameters(host=host, port=port, ssl_options=_options(secure, given, host), **common)
-                for host, port in _hosts(connection, secure is not None)
+                for host, port in addresses(connection, 5671 if secure is not None else 5672)
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"connection {connection.name}: {error}") from None
@@ -107,18 +108,6 @@ def _credentials(connection: Connection, given: Mapping[str, Any]) -> Any:
     return pika.PlainCredentials(connection.username, connection.password or "")
 
 
-def _hosts(connection: Connection, secure: bool) -> list[tuple[str, int]]:
-    found = []
-    for one in connection.hosts.split(","):
-        host, colon, port = one.strip().rpartition(":") if not one.strip().endswith("]") else (one.strip(), "", "")
-        if not colon:
-            host, port = (host or port), str(5671 if secure else 5672)
-        if not port.isdigit() or not 0 < int(port) < 65_536:
-            raise ConfigError(f"connection {connection.name}: {one.strip()}: {port} is no port")
-        found.append((host.strip("[]"), int(port)))
-    return found
-
-
 def _options(secure: ssl.SSLContext | None, given: Mapping[str, Any], host: str) -> pika.SSLOptions | None:
     return None if secure is None else pika.SSLOptions(secure, str(given.get("server_hostname", host)))
 
@@ -127,8 +116,11 @@ def _number(connection: Connection, given: Mapping[str, Any], name: str, kind: t
     if name not in given:
         return None
     try:
-        return kind(given[name])
-    except (TypeError, ValueError):
+        number = kind(given[name])
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    except (OverflowError, TypeError, ValueError):
         raise _wrong(connection, name, f"{given[name]!r} is no number") from None
 
 

@@ -23,20 +23,30 @@ def context(connection: Connection, given: Mapping[str, Any], *, scheme: str) ->
     files = {name: str(given[name]) for name in ("cafile", "certfile", "keyfile") if name in given}
     try:
         made = ssl.create_default_context(cafile=files.get("cafile"))
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         raise _wrong(connection, "cafile", f"{files.get('cafile')} cannot be read, or is no PEM file ({error})") from None
-    if str(given.get("verify", "true")).lower() in ("false", "0", "no", "none"):
+    if not _verifies(given):
         made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
     if "certfile" in files:
         password = str(given.get("keyfile_password", ""))
         try:
             # Never None: then OpenSSL would ask on the terminal.
             made.load_cert_chain(files["certfile"], files.get("keyfile"), lambda: password)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise _wrong(connection, "certfile", f"{files['certfile']} and its keyfile cannot be used ({error})") from None
     elif "keyfile" in files:
         raise _wrong(connection, "keyfile", "it needs a certfile=")
     return made
+
+
+def warnings(connection: Connection) -> list[str]:
+    if _verifies(connection.options):
+        return []
+    return [f"verify={connection.options['verify']}: the broker's certificate is not checked"]
+
+
+def _verifies(given: Mapping[str, Any]) -> bool:
+    return str(given.get("verify", "true")).lower() not in ("false", "0", "no", "none")
 
 
 def _wrong(connection: Connection, name: str, why: str) -> ConfigError:

@@ -15,13 +15,13 @@ from worker.cli import cli
 
 def run(folder: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> Result:
     """As in a shell that stands in `folder`: `exit_code`, `stdout`, `stderr`."""
-    with chdir(folder), _fresh():
+    with chdir(folder), fresh(folder):
         return CliRunner().invoke(cli, arguments, env=environ, catch_exceptions=False)
 
 
 @contextmanager
-def _fresh() -> Iterator[None]:
-    """Gives back what a command changes in its process: the import path, the user's modules, and where log lines go."""
+def fresh(folder: Path) -> Iterator[None]:
+    """Gives back what a command changes in its process: the import path, the modules of `folder`, where log lines go."""
     root, worker = logging.getLogger(), logging.getLogger("worker")
     handlers, levels = root.handlers[:], (root.level, worker.level)
     path, modules = sys.path[:], set(sys.modules)
@@ -34,5 +34,5 @@ def _fresh() -> Iterator[None]:
         sys.path[:] = path
         for name in set(sys.modules) - modules:
             file = getattr(sys.modules[name], "__file__", None)
-            if file and Path(file).parent == Path.cwd():
+            if file and Path(file).parent == folder:
                 del sys.modules[name]

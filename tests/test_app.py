@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 
@@ -41,3 +42,30 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         app.handler()(pools)
     with pytest.raises(ConfigError, match="lifespan"):
         app.lifespan(pools)
+
+
+def test_a_handler_has_the_name_of_its_function() -> None:
+    class Charge:
+        def __call__(self, values: list[bytes]) -> None: ...
+
+    def charge(database: str, values: list[bytes]) -> None: ...
+
+    app = App("shop")
+    app.handler("kafka:orders")(functools.partial(charge, "db"))
+    app.handler("kafka:orders")(Charge())
+    assert list(app.handlers) == ["charge", "Charge"]
+
+
+def test_a_lifespan_that_cannot_run_is_refused_with_how_to_write_it() -> None:
+    def nothing() -> None: ...
+    async def later() -> None: ...
+    def of_an_app(app: object) -> Iterator[None]:
+        yield
+
+    for function in (nothing, later, of_an_app, 5, Charge):
+        with pytest.raises(ConfigError, match="yield"):
+            App("shop").lifespan(function)  # type: ignore[type-var]
+
+
+class Charge:
+    pass

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
+from tests import commands
 from worker import shown
 from worker.cli import cli
 from worker.deadletter import HEADERS
+from worker.errors import count
 from worker.interface import Partition, Record
 from worker.letters import Letter, Overview, Selection
 from worker.redrive import Moved
@@ -54,8 +56,8 @@ def test_check_says_what_would_run_and_warns(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "charge: orders of kafka://localhost:9092, group shop.charge" in done.stdout
     assert "batch_size = 5" in done.stdout and "an invalid value will stop this handler" in done.stdout
-    told = json.loads(worker(tmp_path, "check", "shop.py", "--json", "--set", "handlers.charge.retries=1").stdout)
-    assert (told[0]["group"], told[0]["warnings"]) == ("shop.charge", [])
+    told = json.loads(worker(tmp_path, "check", "shop.py", "--json", "--set", "handlers.charge.dead_letter=discard").stdout)
+    assert (told[0]["group"], told[0]["warnings"], told[0]["dead_letter"]) == ("shop.charge", [], "discard")
 
 
 def test_settings_that_cannot_work_exit_with_2(tmp_path: Path) -> None:
@@ -109,6 +111,12 @@ def test_a_broker_that_is_not_there_is_given_up_after_wait(tmp_path: Path) -> No
 DEAD = APP.replace("batch_size=5", 'dead_letter="kafka:dead"')
 
 
+@pytest.mark.parametrize(("place", "told"), [("discard", "discards its dead letters"), ("", "has no dead letters")])
+def test_dead_letters_that_are_kept_nowhere(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "shop.py").write_text(DEAD)
+    assert told in refused(tmp_path, "dead-letters", "list", "shop:app", "--set", f"handlers.charge.dead_letter={place}")
+
+
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [("--rate", "nan", "no number"), ("--rate", "inf", "not in the range"), ("--rate", "0", "not in the range")]
@@ -146,6 +154,14 @@ def test_a_letter_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> 
     assert "2J" in told and "\x1b" not in told
 
 
+def test_only_the_value_of_a_letter_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = b"x\n  dead_letter_handler: forged"
+    headers = [(name, evil) for name in (*HEADERS, "own\n  dead_letter_error")]
+    shown.tell_letter(Letter(Record(b"line\nline", evil, tuple(headers), None, 1, Partition("dead\nx", 0))), False)
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == ["line", "line"] and not any(line.startswith("  dead_letter_handler: forged") for line in told)
+
+
 STUCK = """
 import asyncio, sys, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -173,7 +189,7 @@ def sync(values: list[bytes]):
 async def asynchronous(values: list[bytes]):
     await asyncio.to_thread(hang)
 
-@app.handler("kafka:orders", drain=0.2, window=0.0, timeout=0.1, retries=0)
+@app.handler("kafka:orders", drain=0.2, window=0.0, timeout=0.1, retries=0, dead_letter="discard")
 def given_up(values: list[bytes]):
     ThreadPoolExecutor(1).submit(hang).result()
 """
@@ -235,7 +251,7 @@ def test_what_a_command_over_letters_is_told_reaches_the_pass(
     command = ["dead-letters", action, f"{tmp_path / 'shop.py'}:app", "charge", "--yes", "--limit", "7", "--rate", "2.5"]
     only = ["--error", "ValueError", "--partition", "3", "--id", "42", "--since", "1970-01-02T00:00:00+00:00"]
     again = ["--again", "5"] if action == "redrive" else []
-    done = CliRunner().invoke(cli, [*command, *only, *again, "--set", "handlers.charge.dead_letter=kafka:others"])
+    done = commands.run(tmp_path, *command, *only, *again, "--set", "handlers.charge.dead_letter=kafka:others")
     assert done.exit_code == code, done.output
     [((settings, selection, told), options)] = made
     assert selection == Selection("shop.charge", "ValueError", "3", 86_400.0, "42")
@@ -268,8 +284,76 @@ def test_what_run_is_told_reaches_each_of_its_processes(tmp_path: Path, monkeypa
         "--log-level",
         "ERROR",
     ]
-    done = CliRunner().invoke(cli, ["run", where, "--processes", "3", "--set", "handlers.charge.retries=1", *told])
+    done = commands.run(tmp_path, "run", where, "--processes", "3", "--set", "handlers.charge.window=1", *told)
     assert done.exit_code == 0, done.output
     [(arguments, processes, settings)] = made
-    assert (processes, list(settings)) == (3, ["handlers.charge.retries=1"])
+    assert (processes, list(settings)) == (3, ["handlers.charge.window=1"])
     assert [*arguments[:2], *sorted(arguments[2:])] == ["run", where, *sorted(told)]
+
+
+def test_a_letter_of_several_is_not_shown_as_if_it_were_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headers = (("dead_letter_handler", b"shop.charge"), ("dead_letter_attempts", b"1"))
+    letters = [Letter(Record(b"%d" % n, None, headers, None, n, Partition("dead", 0))) for n in range(2)]
+    monkeypatch.setattr("worker.letters.browse", lambda settings: iter(letters))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h2shown.py").write_text(DEAD)
+    with suppress(SystemExit):
+        cli(["dead-letters", "show", "h2shown.py"])
+    told = capsys.readouterr()
+    assert "1 of 2 letters; --limit 2 shows all" in told.err and "after 1 try," in told.out
+    with suppress(SystemExit):
+        cli(["dead-letters", "show", "h2shown.py", "--limit", "2"])
+    assert "--limit" not in capsys.readouterr().err
+
+
+def test_counts_agree_with_their_words() -> None:
+    assert [count(n, "try", "tries") for n in (0, 1, 2, 1_000)] == ["0 tries", "1 try", "2 tries", "1,000 tries"]
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "worker", "check", "shop:app"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr == "the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WORKER_SET", "[oops"), ("WORKER_SET", "{}"), ("WORKER_PARENT_FD", "77"), ("WORKER_SUPERVISOR_FD", "x")],
+)
+def test_the_supervisors_variables_by_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    monkeypatch.setenv(variable, value)
+    told = refused(tmp_path, "run", "shop:app")
+    assert variable in told and "unset it" in told and len(told.splitlines()) == 1
+
+
+def test_passwords_of_set_are_not_inherited_by_what_the_app_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import os; print(sorted(set(os.environ) & {'WORKER_SET'}), flush=True)"
+    starts = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {program!r}])\n"
+    (tmp_path / "shop.py").write_text(starts + APP)
+    monkeypatch.setenv("WORKER_SET", '["handlers.charge.batch_size=7"]')
+    done = worker(tmp_path, "check", "shop:app")
+    assert done.stdout.startswith("[]") and "batch_size = 7" in done.stdout
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); from worker.cli import main; main()"
+    command = [sys.executable, "-c", script, "check", "shop:app"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "the current folder is gone" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_settings_beside_the_app_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "shop.py").write_text(APP)
+    (tmp_path / "app" / "worker.toml").write_text("[handlers.charge]\nbatch_size = 7\n")
+    done = worker(tmp_path, "check", "app/shop.py")
+    assert done.returncode == 0 and "app/worker.toml is not read" in done.stderr
+    (tmp_path / "worker.toml").symlink_to(tmp_path / "nowhere")
+    assert "worker.toml: No such file" in refused(tmp_path, "check", "app/shop.py")

@@ -12,6 +12,7 @@ from worker.deadletter import FUSE, HEADERS, MESSAGE, DeadLetters, Fuse, letter
 from worker.errors import Expired, Flooded, Invalid, PublishError, Stopped
 from worker.interface import Partition, Record
 from worker.lane import Lane, Shape, Work
+from worker.plain import PlainBatch
 from worker.retry import Backoff
 from worker.testing.clock import ManualClock
 from worker.testing.fake import FakeSink
@@ -97,12 +98,25 @@ def test_without_retries_and_dead_letter_the_handler_stops_and_says_what_to_set(
         give_up(letters_to(None), work_of(1), given_up(1, Invalid("total: missing")), 0)
     told = str(caught.value)
     assert caught.value.exit_code == 1
-    assert all(word in told for word in ("orders[0]", "record 0", "Invalid: total: missing", "dead_letter=", "retries="))
+    assert all(word in told for word in ("orders[0]", "record 0", "Invalid: total: missing", 'dead_letter="discard"'))
 
 
-def test_retries_alone_discard_and_expired_ones_are_discarded_by_max_age() -> None:
-    give_up(letters_to(None, discard=True), work_of(1), given_up(1), 0)
-    give_up(letters_to(None), work_of(1), given_up(1, Expired("old")), 0)
+def test_a_flood_of_discards_stops_too() -> None:
+    letters = letters_to(None, discard=True)
+    give_up(letters, work_of(400), given_up(400), 0)
+    give_up(letters, work_of(9_000), given_up(9_000, Expired("old")), 0)
+    give_up(letters, work_of(500), given_up(500), 500)
+    with pytest.raises(Flooded, match="discarded") as caught:
+        give_up(letters, work_of(200), given_up(200), 0)
+    assert caught.value.exit_code == 4 and "flood=1" in str(caught.value)
+    give_up(letters_to(None, discard=True, fuse=Fuse(1.0)), work_of(2_000), given_up(2_000), 0)
+
+
+def test_after_a_flood_of_discards_one_more_bad_record_stops_it_again() -> None:
+    work = work_of(1)
+    work.probe = True
+    with pytest.raises(Flooded):
+        give_up(letters_to(None, discard=True), work, given_up(1), 0)
 
 
 def test_a_flood_publishes_nothing_of_the_batch_that_blows_the_fuse() -> None:
@@ -143,3 +157,33 @@ def test_after_a_flood_one_more_bad_record_stops_it_again_unpublished() -> None:
     with pytest.raises(Flooded):
         give_up(letters_to(sink), work, given_up(1), 0)
     assert not sink.letters
+
+
+def test_a_handler_that_gets_its_own_letter_back_stops_instead_of_a_second_round() -> None:
+    """Two URLs may lead to one broker: nobody can tell before."""
+    made = batch(b"x")
+    own = letter(GivenUp(0, BAD, 1), made.record(0), "app.handler", 1.0)
+    came_back = PlainBatch(Partition("orders.dead", 0), [(b"x", None, tuple(own.headers), None, 1, {})])
+    work = Work(Lane(came_back.partition, Shape()), came_back, range(1), 0.0)
+    sink = FakeSink()
+    with pytest.raises(Stopped, match="reads its own dead letters"):
+        give_up(letters_to(sink, stream="orders.dead"), work, given_up(1), 0)
+    assert not sink.letters
+    give_up(letters_to(sink, stream="elsewhere"), work, given_up(1), 0)
+    assert len(sink.letters) == 1
+
+
+def test_what_is_handled_makes_room_for_what_is_not() -> None:
+    sink = FakeSink()
+    letters = letters_to(sink)
+    for _ in range(5):
+        give_up(letters, work_of(400), given_up(400), 0)
+        letters.handled(1_000)
+    assert len(sink.letters) == 2_000
+
+
+def test_what_is_left_to_the_broker_counts_for_the_fuse_too() -> None:
+    letters = letters_to(None, broker=True)
+    assert letters.give_up(work_of(400), given_up(400), 0) == []
+    with pytest.raises(Flooded):
+        letters.give_up(work_of(200), given_up(200), 0)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NewType
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
+from typing_extensions import TypedDict
 
 from tests.support import batch
 from worker.decode import Decode, shape
-from worker.errors import ConfigError, Invalid
+from worker.errors import ConfigError, Invalid, Stopped
 from worker.interface import Batch, Record
 
 
@@ -66,6 +70,33 @@ def test_an_error_does_not_repeat_the_value() -> None:
     def typed(orders: list[Order]) -> None: ...
 
     assert "hunter2" not in str(arguments(typed, b'{"id": "hunter2", "total": 1}').bad[0])
+
+
+class Lines(BaseModel):
+    lines: list[Line]
+
+
+def test_of_many_problems_the_first_are_named_and_the_value_is_not_kept() -> None:
+    def typed(orders: list[Lines]) -> None: ...
+
+    value = b'{"lines": [' + b",".join([b"1"] * 10_000) + b"]}"
+    tracemalloc.start()
+    try:
+        got = arguments(typed, *[value] * 5)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    told = str(got.bad[0])
+    assert told.startswith("lines.0: Input should be") and told.endswith("; and 9,980 problems more")
+    assert told.count("lines.") == 20 and all(error.__cause__ is None and error.__context__ is None for error in got.bad.values())
+    assert size < 500_000
+
+
+def test_a_long_key_that_the_record_chose_is_cut() -> None:
+    def typed(orders: list[dict[str, int]]) -> None: ...
+
+    told = str(arguments(typed, b'{"' + b"k" * 10_000 + b'": "x"}').bad[0])
+    assert len(told) < 200
 
 
 def test_a_validator_that_raises_what_it_likes_fails_its_record_only() -> None:
@@ -142,3 +173,197 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
         with pytest.raises(ConfigError, match=told) as caught:
             shape(function)
         assert function.__name__ in str(caught.value)
+
+
+# What the annotation is made of
+
+
+class Later(BaseModel):
+    line: Line
+
+
+class Line(BaseModel):
+    id: int
+
+
+class Never(BaseModel):
+    total: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+@dataclass
+class NeverEither:
+    never: Never
+
+
+class NeverTyped(TypedDict):
+    total: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def takes(annotation: Any) -> Callable[[Any], None]:
+    def function(values: Any) -> None: ...
+
+    function.__annotations__ = {"values": annotation}
+    return function
+
+
+def refusal(function: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        shape(function)
+    assert caught.value.exit_code == 2 and len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_a_class_that_is_defined_further_down_works() -> None:
+    def typed(orders: list[Later]) -> None: ...
+
+    assert arguments(typed, b'{"line": {"id": 1}}').values == [Later(line=Line(id=1))]
+
+
+@pytest.mark.parametrize("value", [Never, NeverEither, NeverTyped, dict[str, Never], Never | None, Annotated[Never, Field()]])
+@pytest.mark.parametrize("form", ["list", "one", "record"])
+def test_a_type_that_pydantic_cannot_finish_is_refused_with_the_name_that_is_missing(value: Any, form: str) -> None:
+    annotation = {"list": list[value], "one": value, "record": list[Record[value]]}[form]
+    assert "Nowhere" in refusal(takes(annotation))
+
+
+Raw = NewType("Raw", bytes)
+
+
+@pytest.mark.parametrize(
+    "value", [bytes, Annotated[bytes, "raw"], bytes | None, Raw, Annotated[Raw, "raw"] | None, Annotated[bytes | None, "raw"]]
+)
+def test_what_leaves_a_type_what_it_is_changes_nothing(value: Any) -> None:
+    noted = Annotated[list[value], "note"], Annotated[list[value], Field(description="note")]
+    for annotation in (list[value], *noted, list[value] | None, Sequence[value]):
+        made = shape(takes(annotation))
+        assert (made.takes, made.records, made.typed) == ("list", False, False)
+    made = shape(takes(value))
+    assert (made.takes, made.typed) == ("one", False)
+    for annotation in (list[Record[value]], list[Record[value] | None], Annotated[list[Annotated[Record[value], "x"]], "note"]):
+        made = shape(takes(annotation))
+        assert (made.takes, made.records, made.typed) == ("list", True, False)
+    assert shape(takes(Annotated[Batch, "note"])).takes == shape(takes(Batch | None)).takes == "batch"
+
+
+def test_text_is_the_value_as_it_is_wherever_it_stands_for_the_whole() -> None:
+    for value in (str, str | None, Annotated[str, "note"], Annotated[str, Field(max_length=3)]):
+        got = arguments(takes(list[value]), b"abc", b"\xff")
+        assert (list(got.values), list(got.bad)) == (["abc"], [1])
+    got = arguments(takes(list[Annotated[str, Field(max_length=2)]]), b"abc", b"ab")
+    assert (got.values, list(got.bad)) == (["ab"], [0])
+    got = arguments(takes(list[Annotated[bytes, Field(max_length=2)]]), b"\xff\xff\xff", b"\xff")
+    assert (got.values, list(got.bad)) == ([b"\xff"], [0])
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        *(bytes | str, list[int | str], int | list[int], list[bytes] | list[str], Batch | list[bytes], list[Batch]),
+        *(Iterator[int], list[bytearray], Record[Record[int]], Annotated[list[int], Field(max_length=3)], Record[int] | int),
+    ],
+)
+def test_what_may_mean_two_things_is_refused(annotation: Any) -> None:
+    refusal(takes(annotation))
+
+
+def test_a_decode_that_can_never_work_is_refused() -> None:
+    async def later(value: bytes) -> int:
+        return 1
+
+    def generator(value: bytes) -> Iterator[int]:
+        yield 1
+
+    def two(value: bytes, other: int) -> int:
+        return 1
+
+    for function in (later, generator, two, lambda: 1, 5, functools.partial(later)):
+        assert "Decode" in refusal(takes(list[Annotated[int, Decode(function)]]))  # type: ignore[arg-type]
+
+
+def test_a_decode_that_returns_what_nobody_awaits_stops_the_handler() -> None:
+    async def later(value: bytes) -> int:
+        return 1
+
+    with pytest.raises(Stopped, match="nobody awaits"):
+        arguments(takes(list[Annotated[int, Decode(lambda value: later(value))]]), b"1")
+
+
+# What is called, and what gets the values
+
+
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
+
+    return inner
+
+
+def with_a_database(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(orders: Any) -> Any:
+        return function("db", orders)
+
+    return inner
+
+
+def with_other_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(batch: Any) -> Any:
+        return function("db", batch)
+
+    return inner
+
+
+def of_a_database(db: str, orders: list[Order]) -> None: ...
+
+
+async def later_of_a_database(db: str, orders: list[Order]) -> None: ...
+
+
+def test_the_type_comes_through_partials_and_wrappers() -> None:
+    for function, is_async in (
+        (functools.partial(of_a_database, "db"), False),
+        (functools.partial(later_of_a_database, "db"), True),
+        (timed(functools.partial(of_a_database, "db")), False),
+        (with_a_database(of_a_database), False),
+        (with_a_database(later_of_a_database), False),
+        (functools.lru_cache(with_a_database(of_a_database)), False),
+    ):
+        made = shape(function)
+        assert (made.takes, made.typed, made.is_async) == ("list", True, is_async)
+
+
+def test_what_cannot_be_read_is_refused_and_not_taken_for_a_batch() -> None:
+    def without_wraps(*arguments: Any) -> None: ...
+
+    without_wraps.__annotations__ = {}
+
+    def only_names(**named: Any) -> None: ...
+    def too_many(a: Batch, b: int) -> None: ...
+    def broken(orders: list[1 / 0]) -> None: ...  # type: ignore
+    def attribute(orders: json.Nothing) -> None: ...  # type: ignore
+
+    class Class:
+        def __init__(self, orders: list[Order]) -> None: ...
+
+        @classmethod
+        def of_class(cls, orders: list[Order]) -> None: ...
+
+        @property
+        def value(self) -> int:
+            return 1
+
+    members = vars(Class)
+    for function in (without_wraps, only_names, too_many, broken, attribute, Class, members["of_class"], members["value"], 5):
+        refusal(function)
+    assert "same name" in refusal(with_other_names(of_a_database))
+
+
+def test_static_methods_are_functions() -> None:
+    class Class:
+        @staticmethod
+        async def charge(orders: list[Order]) -> None: ...
+
+    made = shape(vars(Class)["charge"])
+    assert (made.takes, made.typed, made.is_async) == ("list", True, True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
+import math
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel
 
 from tests.support import batch
 from worker.deadletter import DeadLetters, Fuse
-from worker.decode import shape
+from worker.decode import Decode, shape
 from worker.dispatch import Dispatch
 from worker.errors import Expired, Failed, Invalid, Reject, Retry, Stopped
 from worker.interface import Batch, Record
@@ -98,24 +102,73 @@ def test_any_other_exception_is_the_whole_batch_and_a_cancellation_is_one() -> N
         assert fates(verdict_of(function, b"a", b"b")) == ([], [0, 1], [])
 
 
+def stop_of(function: Callable[..., Any], *values: bytes | None, **options: Any) -> Stopped:
+    """Of a handler that is wrong whatever the record is."""
+    made = dispatch_of(function, retries=0, **options)
+    work = work_of(*values)
+    result = asyncio.run(made.asynchronous(work, made.prepare(work))) if made.shape.is_async else made(work)
+    assert isinstance(result, Stopped), result
+    assert result.exit_code == 1 and len(str(result).splitlines()) == 1 and "handler" in str(result)
+    return result
+
+
 @pytest.mark.parametrize(
-    "returned", [True, 7, "x", [1], {5: ValueError()}, {-1: ValueError()}, {0: "text"}, {0: ValueError}, {"0": ValueError()}]
+    "returned",
+    [
+        *(True, 7, "x", [1], {5: ValueError()}, {-1: ValueError()}, {0: "text"}, {0: ValueError}, {"0": ValueError()}),
+        *({True: ValueError()}, Reject("no")),
+    ],
 )
-def test_a_wrong_return_fails_the_batch_and_names_the_handler(returned: object) -> None:
+def test_a_wrong_return_stops_the_handler(returned: object) -> None:
     def handle(b: Batch) -> Any:
         return returned
 
-    verdict = verdict_of(handle, b"a", b"b")
-    assert fates(verdict) == ([], [0, 1], [])
-    assert isinstance(verdict.error, TypeError) and "handler" in str(verdict.error)
+    for function in both(handle):
+        stop_of(function, b"a", b"b")
 
 
-def test_an_unknown_index_of_failed_fails_the_batch() -> None:
+def test_an_index_may_be_of_any_integer_type() -> None:
+    class Number:
+        def __index__(self) -> int:
+            return 1
+
+    def handle(b: Batch) -> Any:
+        return {Number(): ValueError()}
+
+    assert fates(verdict_of(handle, b"a", b"b")) == ([0], [1], [])
+
+
+def test_an_unknown_index_of_failed_stops_the_handler() -> None:
     def handle(b: Batch) -> None:
         raise Failed(2)
 
-    verdict = verdict_of(handle, b"a", b"b")
-    assert fates(verdict) == ([], [0, 1], []) and isinstance(verdict.error, TypeError)
+    for function in both(handle):
+        assert "Failed(2)" in str(stop_of(function, b"a", b"b"))
+
+
+def test_a_returned_error_of_one_record_is_as_good_as_a_raised_one() -> None:
+    def each(value: bytes) -> Any:
+        return Reject("no") if value == b"b" else None
+
+    for function in both(each):
+        assert fates(verdict_of(function, b"a", b"b", ordered=False)) == ([0], [], [1])
+
+
+class Unfinished(BaseModel):
+    total: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_type_that_pydantic_cannot_finish_is_no_fault_of_a_record() -> None:
+    def many(values: list[bytes]) -> None:
+        Unfinished.model_validate_json(values[0])
+
+    def each(value: bytes) -> None:
+        Unfinished.model_validate_json(value)
+
+    def decoded(values: Annotated[Any, Decode(Unfinished.model_validate_json)]) -> None: ...
+
+    for function in (*both(many), *both(each), *both(decoded)):
+        assert "not fully defined" in str(stop_of(function, b'{"total": 1}'))
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
@@ -170,18 +223,62 @@ def test_a_batch_of_invalid_values_never_reaches_the_handler() -> None:
         assert fates(verdict_of(function, b"x", b"y")) == ([], [], [0, 1])
 
 
-def test_a_coroutine_that_nobody_would_await_is_a_failure() -> None:
-    async def inner() -> None: ...
+async def _coroutine() -> None: ...
 
+
+def _generator() -> Iterator[None]:
+    yield
+
+
+async def _asynchronous_generator() -> AsyncIterator[None]:
+    yield
+
+
+POOL = ThreadPoolExecutor(1)
+UNRUN: dict[str, Callable[[], Any]] = {
+    "coroutine": _coroutine,
+    "generator": _generator,
+    "async_generator": _asynchronous_generator,
+    "map": lambda: map(str, [1]),
+    "islice": lambda: itertools.islice([1], 1),
+    "Future": lambda: POOL.submit(str),
+    "Thread": lambda: threading.Thread(target=str),
+    "partial": lambda: functools.partial(str),
+    "function": lambda: _coroutine,
+    "in a list": lambda: [None, _coroutine()],
+    "in a mapping": lambda: {0: _coroutine()},
+}
+
+
+@pytest.mark.parametrize("kind", UNRUN)
+def test_what_has_not_run_is_never_committed(kind: str) -> None:
     def each(value: bytes) -> Any:
-        return inner()
+        return UNRUN[kind]()
 
     def handle(b: Batch) -> Any:
-        return inner()
+        return UNRUN[kind]()
 
-    for function in (each, handle):
-        verdict = verdict_of(function, b"a")
-        assert fates(verdict) == ([], [0], []) and isinstance(verdict.error, TypeError)
+    for function in (*both(each), *both(handle)):
+        told = str(stop_of(function, b"a"))
+        assert "has not ended" in told and (kind.startswith("in ") or kind in told)
+
+
+def test_one_record_may_return_anything_else() -> None:
+    class Cursor:
+        """Of a database: what it stands for has run."""
+
+        def __iter__(self) -> Cursor:
+            return self
+
+        def __next__(self) -> int:
+            raise StopIteration
+
+    for made in (1, "x", [1], {1: 2}, Cursor(), object()):
+
+        def each(value: bytes, made: Any = made) -> Any:
+            return made
+
+        assert fates(verdict_of(each, b"a")) == ([0], [], [])
 
 
 def test_max_age_gives_up_without_a_try() -> None:
@@ -286,6 +383,9 @@ def test_an_error_that_cannot_be_shown_is_a_failure_like_any_other() -> None:
 
 
 def test_a_wrong_wait_or_index_is_an_error_of_the_handlers() -> None:
-    for made in (lambda: Retry("5"), lambda: Retry(-1), lambda: Failed("x")):  # type: ignore[arg-type]
+    for made in (
+        *(lambda: Retry("5"), lambda: Retry(-1), lambda: Failed("x"), lambda: Failed(True)),  # type: ignore[arg-type]
+        *(lambda: Retry(True), lambda: Retry(math.inf), lambda: Retry(math.nan), lambda: Retry(1e300)),
+    ):
         with pytest.raises((TypeError, ValueError)):
             made()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -93,7 +94,7 @@ def test_urls(url: str) -> None:
 
 @given(st.lists(words | st.builds("handlers.charge.{}={}".format, st.sampled_from([*HandlerOptions.model_fields, "x"]), words)))
 def test_flags(flags: list[str]) -> None:
-    sections = [flag.partition("=")[0].strip().partition(".")[0] for flag in flags]
+    sections = [re.split(r"[^\w+<>-]", flag.partition("=")[0].strip())[0] for flag in flags]
     with works_or_says("handlers.charge.", "--set ", *sections):
         load(app_of("kafka://host"), environ={}, flags=flags)
 

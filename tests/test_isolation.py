@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import fresh
 from tests.support import batch
 from worker.decode import shape
 from worker.errors import ConfigError, Reject, Stopped
@@ -99,8 +100,9 @@ async def asynchronous(batch: Batch): ...
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Callable[..., Isolation]]:
     (tmp_path / "shop.py").write_text(SHOP)
-    app = load_app(str(tmp_path / "shop.py") + ":app")
     started: list[Isolation] = []
+    with fresh(tmp_path):
+        app = load_app(str(tmp_path / "shop.py") + ":app")
 
     def make(handler: str = "values", **options: str) -> Isolation:
         flags = [f"handlers.{handler}.{name}={value}" for name, value in options.items()]
@@ -272,7 +274,8 @@ def test_a_process_that_cannot_even_be_told_what_to_do_stops_the_handler(
 def test_where_it_is_not_possible(made: Callable[..., Isolation], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="declare it with def"):
         made("asynchronous")
-    app = load_app(str(tmp_path / "shop.py") + ":app")
+    with fresh(tmp_path):
+        app = load_app(str(tmp_path / "shop.py") + ":app")
     settings = load(app, environ={}).handlers["values"]
     with pytest.raises(ConfigError, match="worker run MODULE:APP"):
         isolation(settings, None, shape(settings.function), True)

@@ -42,7 +42,7 @@ def now() -> list[float]:
 @pytest.fixture
 def positions(now: list[float]) -> Positions:
     made = Positions(1.0, Explain("kafka", {}, stream="orders"), lambda: now[0])
-    made.own(Partition("orders", 0), 5, committed=True)
+    made.own(ORDERS, 5, committed=True)
     return made
 
 
@@ -76,7 +76,7 @@ def test_an_error_of_one_partition_keeps_only_that_one_pending(positions: Positi
 
 
 def test_partitions_given_away_are_committed_no_more(positions: Positions) -> None:
-    positions.forget({Partition("orders", 0)})
+    positions.forget({ORDERS})
     positions.finish(finished(7))
     assert positions.pending() == []
 
@@ -88,10 +88,24 @@ def test_a_flush_gives_up_at_its_bound_or_when_trying_again_is_useless(
     monkeypatch.setattr("connectors.kafka_commit.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     positions.finish(finished(7))
     client.error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
-    assert positions.flush(client, {Partition("orders", 0)}, 1.0) == client.error
+    assert positions.flush(client, {ORDERS}, 1.0) == client.error
     assert 5 < len(client.sent) < 15
     client.sent.clear()
     client.error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    positions.flush(client, {Partition("orders", 0)}, 1.0)
+    positions.flush(client, {ORDERS}, 1.0)
     assert len(client.sent) == 1
     assert "these records come again" in caplog.text
+
+
+def test_a_place_that_only_the_client_knows_is_not_committed(positions: Positions) -> None:
+    positions.own(Partition("orders", 1), -1001, committed=False)
+    assert positions.pending() == []
+    positions.finish(finished(3, partition=1))
+    assert [(one.partition, one.offset) for one in positions.pending()] == [(1, 4)]
+
+
+def test_a_commit_names_the_epoch_of_its_record(positions: Positions) -> None:
+    """By which a broker tells a log that was truncated since."""
+    last: Any = SimpleNamespace(offset=lambda: 7, leader_epoch=lambda: 3)
+    positions.finish([KafkaBatch(ORDERS, [last])])
+    assert [(one.offset, one.leader_epoch) for one in positions.pending()] == [(8, 3)]

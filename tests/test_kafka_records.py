@@ -234,7 +234,7 @@ def test_whatever_a_record_carries_it_is_handled_or_a_letter_with_its_value(embe
         for number in range(300)
     ]
 
-    @shop.handler(f"kafka:{topic}", dead_letter=f"kafka:{dead}", retries=3, flood=1, window=0.0, max_age=1e9)
+    @shop.handler(f"kafka:{topic}", dead_letter=f"kafka:{dead}", retries=3, flood=1, window=0.0, max_age=3e8)
     def handle(batch: Batch) -> None:
         values = [record.value for record in batch if len(record.headers) >= 0]
         seen.update(filter(None, values))

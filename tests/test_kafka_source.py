@@ -14,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaE
 
 from connectors import kafka, kafka_sink, kafka_source
 from connectors.kafka_commit import FLOODED
+from connectors.kafka_config import ClientLog
 from connectors.kafka_source import KafkaSource
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
@@ -26,6 +27,8 @@ class Client:
     """One broker and this group's member in one: offsets are those of `committed`, the log goes from `first` to `end`."""
 
     first, end, at_a_time = 3, 10, 7
+    trouble: KafkaError | None = None
+    """With its topic."""
 
     def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
         self.config = config
@@ -46,7 +49,7 @@ class Client:
         """Called with how long a poll may wait."""
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        told = SimpleNamespace(partitions=dict.fromkeys(range(self.partitions)), error=None)
+        told = SimpleNamespace(partitions=dict.fromkeys(range(self.partitions)), error=self.trouble)
         return SimpleNamespace(topics={topic or "orders": told})
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
@@ -417,6 +420,34 @@ def test_a_broker_that_is_back_in_time_is_none(opened: Callable[..., Opened]) ->
     assert not run.source._health.doubtful
 
 
+def test_a_topic_that_is_missing_is_refused_at_the_start_and_waited_for_later(
+    opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    monkeypatch.setattr(Client, "trouble", KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(Refused, match="there is no topic orders"):
+        opened()
+    run.source.close()
+    run.source.open(run._revoked)
+    assert "topic orders is gone" in caplog.text
+
+
+def test_a_login_that_is_refused_later_is_an_outage(opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that starts refuses logins that it will accept."""
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+
+    def refuse(self: Client, *_: object, **__: object) -> None:
+        self.config["error_cb"](KafkaError(KafkaError._AUTHENTICATION))
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    run.source.close()
+    monkeypatch.setattr(Client, "list_topics", refuse)
+    with pytest.raises(Unavailable):
+        run.source.open(run._revoked)
+    with pytest.raises(Refused):
+        opened()
+
+
 # Dead letters
 
 
@@ -498,15 +529,85 @@ def test_a_letter_that_is_refused_is_an_error_and_says_whether_to_try_again(prod
     assert raised.value.permanent is permanent
 
 
-def test_what_reaches_the_client_for_dead_letters(caplog: pytest.LogCaptureFixture) -> None:
-    """As librdkafka itself says what it is configured with: all in-sync replicas, in order, none twice, none for ever."""
-    connection = Connection("shop", "kafka", "127.0.0.1:1", options={"debug": "conf"})
-    sink: Any = kafka.sink(SinkOptions(connection, "dead", 7.0))
+def configured(made: Any, client: Any, caplog: pytest.LogCaptureFixture) -> dict[str, str]:
+    """As librdkafka itself says what it is configured with, as far as that is not its default."""
     with caplog.at_level(logging.DEBUG, "worker.kafka.client"):
-        sink._connected().poll(0.2)
+        client.poll(0.2)
     told = {line for record in caplog.records for line in record.getMessage().split("]: ")[1:]}
-    found = dict(line.strip().split(" = ", 1) for line in told if " = " in line)
+    made.close()
+    return dict(line.strip().split(" = ", 1) for line in told if " = " in line)
+
+
+def sink_configured(caplog: pytest.LogCaptureFixture, **options: Any) -> dict[str, str]:
+    connection = Connection("shop", "kafka", "127.0.0.1:1", options={"debug": "conf", **options})
+    sink: Any = kafka.sink(SinkOptions(connection, "dead", 7.0))
+    return configured(sink, sink._connected(), caplog)
+
+
+def test_what_reaches_the_client_for_dead_letters(caplog: pytest.LogCaptureFixture) -> None:
+    """All in-sync replicas, in order, none twice, none for ever, and no topic by mistake."""
+    found = sink_configured(caplog)
     assert found.get("request.required.acks", found.get("acks")) in ("-1", "all")
     assert (found["enable.idempotence"], found["message.timeout.ms"]) == ("true", "7000")
     assert int(found.get("max.in.flight.requests.per.connection", "5")) <= 5
-    sink.close()
+    assert found["allow.auto.create.topics"] == "false"
+
+
+@pytest.mark.parametrize("name", ["delivery_timeout_ms", "message.timeout.ms"])
+def test_a_timeout_of_the_connection_wins(caplog: pytest.LogCaptureFixture, name: str) -> None:
+    assert sink_configured(caplog, **{name: "1234"})["message.timeout.ms"] == "1234"
+
+
+@pytest.mark.parametrize(("brief", "session"), [(False, None), (True, "6000")])
+def test_what_reaches_the_client_for_records(caplog: pytest.LogCaptureFixture, brief: bool, session: str | None) -> None:
+    connection = Connection("shop", "kafka", "127.0.0.1:1", options={"debug": "conf"})
+    source = kafka.source(SourceOptions(connection, ("orders",), "group", brief=brief))
+    client = kafka_source.Consumer({**source._config, "bootstrap.servers": "127.0.0.1:1"}, logger=ClientLog())
+    found = configured(source, client, caplog)
+    client.close()
+    assert (found["group.id"], found["enable.auto.commit"], found["enable.auto.offset.store"]) == ("group", "false", "false")
+    assert found.get("isolation.level", "read_committed") == "read_committed", "nothing of a transaction that was aborted"
+    assert found.get("allow.auto.create.topics", "false") == "false"
+    assert found.get("session.timeout.ms") == session
+
+
+def test_records_held_back_come_again_only_once_after_a_rewind(opened: Callable[..., Opened]) -> None:
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    run.client.records += [Message(topic="orders", partition=n, offset=4, value=b"v") for n in (0, 1)]
+    for _ in range(2):
+        run.now += 0.2
+        assert run.source.poll(0, 0.0) == []
+    run.source.rewind(P0)
+    assert [batch.partition for batch in run.poll()] == [P1]
+
+
+def test_records_held_back_of_a_paused_partition_wait_for_its_resume(opened: Callable[..., Opened]) -> None:
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    run.client.records += [Message(topic="orders", partition=n, offset=4, value=b"v") for n in (0, 1)]
+    for _ in range(2):
+        run.now += 0.2
+        run.source.poll(0, 0.0)
+    run.source.pause([P0])
+    assert [batch.partition for batch in run.poll()] == [P1] and run.poll() == []
+    run.source.resume([P0])
+    assert [batch.partition for batch in run.poll()] == [P0]
+
+
+def test_a_core_that_has_no_room_pauses_everything_and_later_only_what_it_paused_itself(
+    opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_source, "_HELD", 2)
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    run.source.pause([P0])
+    run.client.records += [Message(topic="orders", partition=1, offset=at, value=b"v") for at in (4, 5)]
+    for _ in range(2):
+        run.now += 0.2
+        run.source.poll(0, 0.0)
+    assert run.client.paused == {P0, P1}
+    new = Partition("orders", 2)
+    places = [TopicPartition("orders", 2)]
+    run.client.on_assign(run.client, places)
+    assert run.client.paused == {P0, P1, new}
+    assert [len(batch) for batch in run.poll()] == [2]
+    run.poll()
+    assert run.client.paused == {P0}

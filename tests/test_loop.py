@@ -352,3 +352,28 @@ def test_a_partition_that_is_given_back_is_waited_for_no_longer_than_the_drain()
     assert 13 <= len(waited) <= 15
     run.end(work)
     assert run.durable() == [] and run.loop.counters.fenced == 10
+
+
+def test_a_later_deadline_does_not() -> None:
+    run = Turned([10])
+    assert run.works()
+    run.loop.stop(run.clock() + 5.0)
+    run.loop.stop(run.clock() + 60.0)
+    run.clock.advance(5.1)
+    run.turn()
+    assert run.loop.closed
+
+
+@pytest.mark.parametrize(("ordered", "waits"), [(True, True), (False, False)])
+def test_in_order_what_comes_back_waits_for_a_call_from_before(ordered: bool, waits: bool) -> None:
+    run = Turned([3], shape={"ordered": ordered})
+    [late] = run.works().values()
+    run.source.revoke([P0], lost=True)
+    run.turn()
+    run.source.give_back([P0])
+    found = run.works()
+    assert bool(found) is not waits
+    run.end(late)
+    found = found or run.works()
+    run.end(found[P0])
+    assert run.durable() == [0, 1, 2]

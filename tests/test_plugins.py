@@ -56,3 +56,10 @@ def test_what_it_misses_is_named(tmp_path: Path) -> None:
 def test_an_unknown_scheme_names_the_installed_ones() -> None:
     with pytest.raises(ConfigError, match="kafka"):
         connector("carrier-pigeon")
+
+
+def test_two_packages_for_one_scheme_are_refused(tmp_path: Path) -> None:
+    install(tmp_path, "tape", "worker_tape", CONNECTOR)
+    install(tmp_path, "tape", "worker_reel", CONNECTOR)
+    done = check(tmp_path)
+    assert done.returncode == 2 and "tape://, worker_reel and worker_tape: uninstall one" in done.stderr

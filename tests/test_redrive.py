@@ -44,13 +44,15 @@ class Broker:
         self.made = source
         self.asked: list[SourceOptions] = []
         self.sinks: dict[str, Sink] = {}
-        self.ticks = itertools.count()
+        self.told: list[Any] = []
+        """What sinks were asked for."""
 
     def source(self, options: SourceOptions) -> FakeSource:
         self.asked.append(options)
         return self.made
 
     def sink(self, options: Any) -> Sink:
+        self.told.append(options)
         return self.sinks.setdefault(options.stream, Sink() if options.stream == "orders" else BackSink(self.made))
 
     def sent(self) -> list[bytes | None]:
@@ -294,3 +296,25 @@ def test_a_letter_that_names_another_stream_stays(broker: Callable[..., Broker])
     log.append(log[0]._replace(headers=other, id=1))
     moved = made_pass().run()
     assert made.sent() == [b"1"] and moved.strange == {"elsewhere": 1} and len(made.left()) == 1
+
+
+def test_letters_are_read_by_a_group_of_their_own_and_go_where_they_came_from(broker: Callable[..., Broker]) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+    made_pass().run()
+    [read], [written] = made.asked, made.told
+    assert read.group == "shop.charge.dead-letters" and read.streams == ("dead",) and read.start == "earliest" and read.brief
+    assert (written.stream, written.partitions) == ("orders", True)
+    assert made.sinks["orders"].opens == 1, "a destination that is missing is told before anything is sent"
+
+
+def test_a_broker_that_is_away_is_an_error_and_moves_nothing(broker: Callable[..., Broker]) -> None:
+    source = FakeSource(idle=lambda timeout: None)
+    made = broker(source)
+    give_up(source, b"1")
+    made.sinks["orders"] = Sink()
+    made.sinks["orders"].fail()
+    with pytest.raises(PublishError, match="refused"):
+        made_pass().run()
+    assert made.left() == [b"1"]

@@ -99,6 +99,22 @@ def test_ids_that_begin_again_replace_nothing_and_killed_processes_leave_nothing
     assert len(list(tmp_path.iterdir())) == 3 and not left.exists()
 
 
+def test_captured_records_are_for_their_owner_alone_and_follow_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, victim = tmp_path / "new" / "captured", tmp_path / "victim"
+    before = os.umask(0)
+    try:
+        file = capture(folder, batch(b"1"))
+    finally:
+        os.umask(before)
+    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    victim.write_text("mine")
+    monkeypatch.setattr("time.strftime", lambda *_: "at")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    (tmp_path / f".charge-orders-0-0-at-1-1{SUFFIX}").symlink_to(victim)
+    Capture(tmp_path, "shop", "charge", True)(batch(b"1"), Outcome(whole=ValueError()))
+    assert victim.read_text() == "mine"
+
+
 def test_a_capture_that_fails_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     keep = Capture(tmp_path, "shop", "charge", True, size=100)
     (tmp_path / "a-file").write_text("")
@@ -140,7 +156,7 @@ def test_a_replay_halves_and_ends_as_the_worker_does(tmp_path: Path) -> None:
     assert made.finished == [0, 1, 2, 3, 4, 6, 7]
     assert [(one.id, str(one.error), one.attempts, one.then) for one in made.given_up] == [(5, "five", 6, "dead letter")]
     assert made.calls == 3 + 2 + 2 + 2
-    assert replay(file, fail_on_five, retries=0).given_up[0].then == "discarded"
+    assert replay(file, fail_on_five, retries=0, dead_letter="discard").given_up[0].then == "discarded"
     assert replay(file, fail_on_five).given_up[0].then == "tried for ever"
     assert replay(file, lambda values: None).finished == list(range(8))
 
@@ -228,14 +244,14 @@ import asyncio, threading
 from worker import App
 app = App("shop", connections={"k": "kafka://nowhere"})
 
-@app.handler("k:orders", timeout=0.5, retries=0)
+@app.handler("k:orders", timeout=0.5, retries=0, dead_letter="discard")
 async def charge(values: list[bytes]):
     await asyncio.to_thread(threading.Event().wait)
 """
     )
     command = [sys.executable, "-m", "worker", "replay", file.name, "shop:app"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1 and "0: discarded after 1 tries: TimeoutError" in done.stdout
+    assert done.returncode == 1 and "0: discarded after 1 try: TimeoutError" in done.stdout
 
 
 def test_a_replay_needs_the_handler(tmp_path: Path) -> None:
@@ -257,7 +273,7 @@ def pools():
     yield
     print("closed")
 
-@app.handler("k:orders", retries=1)
+@app.handler("k:orders", retries=1, dead_letter="discard")
 def charge(values: list[bytes]):
     for value in values:
         1 / int(value)

@@ -220,6 +220,11 @@ def test_backoff_doubles_to_a_limit_with_jitter() -> None:
         assert max(waits) - min(waits) > most / 4
 
 
+def test_what_is_given_up_is_in_order() -> None:
+    outcome = Outcome(bad={2: Invalid("x")}, failed={0: Reject(), 4: Reject()})
+    assert [one.index for one in limited().decide(work(5), outcome).given_up] == [0, 2, 4]
+
+
 @pytest.mark.parametrize("policy", [UNLIMITED, limited(5)])
 def test_what_a_handler_finds_unreadable_is_given_up_without_tries_or_waits(policy: Policy) -> None:
     """A whole batch over it is halved at once until that record stands alone."""

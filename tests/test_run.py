@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
 from tests.waiting import until
-from worker import App, Batch, ConfigError, Reject
+from worker import App, Batch, ConfigError, Decode, Reject
 from worker.interface import Partition, SinkOptions, SourceOptions
 from worker.retry import Backoff
 from worker.run import GARBAGE, Worker, run_until_signal
@@ -99,8 +102,83 @@ def test_a_system_exit_in_a_handler_ends_with_1_uncommitted(brokers: Brokers) ->
     assert not any(source.durable.values())
 
 
+async def _later(value: bytes) -> int:
+    return 1
+
+
+@pytest.mark.parametrize("place", ["discard", "dead"])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("fault", ["return", "coroutine", "decode"])
+def test_a_fault_of_the_handler_costs_no_record(
+    brokers: Brokers, caplog: pytest.LogCaptureFixture, fault: str, is_async: bool, place: str
+) -> None:
+    shop, source = app(), brokers.stream("orders", 5)
+
+    def returns(b: Batch) -> Any:
+        return [1]
+
+    def never_awaited(value: bytes) -> Any:
+        return _later(value)
+
+    def decoded(value: Annotated[int, Decode(lambda value: _later(value))]) -> None: ...
+
+    sync = {"return": returns, "coroutine": never_awaited, "decode": decoded}[fault]
+
+    async def asynchronous(value: Any) -> Any:
+        return sync(value)
+
+    asynchronous.__annotations__ = {"value": next(iter(sync.__annotations__.values()))}
+    dead = "discard" if place == "discard" else "kafka:dead"
+    options = {"retries": 0, "window": 0.0, "flood": 1.0, "dead_letter": dead}
+    shop.handler("kafka:orders", **options)(asynchronous if is_async else sync)  # type: ignore[arg-type]
+    assert worker_of(shop).run() == 1
+    assert not any(source.durable.values()) and not brokers.letters.letters
+    stopped = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(stopped) == 1 and "returned a" in stopped[0] and len(stopped[0].splitlines()) == 1
+
+
+def test_a_process_that_a_handler_forks_can_be_ended_and_ignores_ctrl_c(brokers: Brokers) -> None:
+    shop, ended = app(), list[int]()
+    brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(b: Batch) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            ready, told = os.pipe()
+            if (child := os.fork()) == 0:
+                os.write(told, b"x")
+                signal.alarm(20)
+                if number == signal.SIGINT:
+                    os.kill(os.getpid(), number)
+                    os._exit(7)
+                signal.pause()
+            os.read(ready, 1)
+            os.kill(child, number)
+            ended.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        worker.stop()
+
+    worker = worker_of(shop)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_until_signal(worker) == 0
+    assert ended == [7, -signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("hangups", [1, 3])
+def test_a_closed_terminal_drains(brokers: Brokers, hangups: int) -> None:
+    shop, source = app(), brokers.stream("orders", 1)
+
+    @shop.handler("kafka:orders", window=0.0)
+    def handle(b: Batch) -> None:
+        for _ in range(hangups):
+            os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: worker.handlers[0].loop.draining)
+
+    worker = worker_of(shop)
+    assert run_until_signal(worker) == 0 and source.finished()
+
+
 def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers: Brokers) -> None:
-    for kind in ("sync", "async"):
+    for kind in ("sync", "async", "sync cm", "async cm"):
         shop, source, said = app(), brokers.stream(kind, 5), list[str]()
 
         @shop.handler(f"kafka:{kind}", window=0.0)
@@ -118,20 +196,23 @@ def test_lifespans_open_before_the_first_batch_and_close_after_the_drain(brokers
             yield
             said.append("close")
 
-        shop.lifespan(sync if kind == "sync" else asynchronous)
+        lifespans: dict[str, Any] = {"sync": sync, "async": asynchronous}
+        lifespans |= {"sync cm": contextmanager(sync), "async cm": asynccontextmanager(asynchronous)}
+        shop.lifespan(lifespans[kind])
         worker = worker_of(shop)
         stop_when(worker, source.finished)
         assert worker.run() == 0
         assert (said[0], said[-1], set(said[1:-1])) == ("open", "close", {"batch"})
 
 
-def test_a_flood_stops_with_4_and_the_next_start_probes_with_one_record(brokers: Brokers) -> None:
+@pytest.mark.parametrize("place", ["kafka:dead", "discard"])
+def test_a_flood_stops_with_4_and_the_next_start_probes_with_one_record(brokers: Brokers, place: str) -> None:
     source, sizes, mended = brokers.stream("orders", 3_000), list[int](), [False]
 
     def made() -> App:
         shop = app()
 
-        @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter="kafka:dead")
+        @shop.handler("kafka:orders", batch_size=100, window=0.0, retries=0, dead_letter=place)
         def handle(b: Batch) -> None:
             sizes.append(len(b))
             if not mended[0]:
@@ -141,7 +222,7 @@ def test_a_flood_stops_with_4_and_the_next_start_probes_with_one_record(brokers:
 
     assert worker_of(made()).run() == 4
     published = len(brokers.letters.letters)
-    assert published == 500 and len(source.durable[next(iter(source.durable))]) == 500
+    assert published == (0 if place == "discard" else 500) and len(source.durable[next(iter(source.durable))]) == 500
     assert source.flooded
     sizes.clear()
     assert worker_of(made()).run() == 4
@@ -240,10 +321,10 @@ def test_a_flood_before_a_crash_is_known_to_the_next_process(brokers: Brokers, m
     assert sizes[0] == 1 and sum(sizes) == 300
 
 
-def test_a_drain_longer_than_the_brokers_patience_is_refused(brokers: Brokers) -> None:
+def test_a_drain_as_long_as_the_brokers_patience_is_refused(brokers: Brokers) -> None:
     shop = app()
 
-    @shop.handler("kafka:orders", drain=30.0)
+    @shop.handler("kafka:orders", drain=20.0)
     def handle(b: Batch) -> None: ...
 
     brokers.stream("orders", 1).patience = 20.0
@@ -330,7 +411,7 @@ def test_what_a_handler_is_told_reaches_its_connector(brokers: Brokers) -> None:
     ("options", "refused"),
     [
         ({"dead_letter": "broker"}, "has no dead-letter policy"),
-        ({"max_age": 5.0}, "max_age_from=arrival"),
+        ({"max_age": 5.0, "dead_letter": "discard"}, "max_age_from=arrival"),
     ],
 )
 def test_what_a_broker_cannot_do_is_refused_before_anything_opens(
@@ -401,7 +482,7 @@ def test_handlers_run_at_once_if_asked_for(brokers: Brokers, options: dict[str, 
         source.put(b"", key=b"%d" % number, partition=number % options.get("concurrency", 1))
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=0, bisect=False, **options)  # type: ignore[arg-type]
+    @shop.handler("kafka:orders", window=0.0, retries=0, bisect=False, dead_letter="discard", **options)  # type: ignore[arg-type]
     def handle(b: Batch) -> None:
         together.wait(10)
 
@@ -457,7 +538,7 @@ def test_a_timeout_is_the_handlers(brokers: Brokers) -> None:
     source, hung = brokers.stream("orders", 1), threading.Event()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, timeout=0.1, retries=1, backoff=0.001)
+    @shop.handler("kafka:orders", window=0.0, timeout=0.1, retries=1, backoff=0.001, dead_letter="discard")
     def handle(b: Batch) -> None:
         if b.attempt == 1:
             hung.wait(60)
@@ -476,7 +557,7 @@ def test_a_greatest_age_is_the_handlers(brokers: Brokers, counts_from: str) -> N
     source.put(b"young", timestamp=int(time.time() * 1000))
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, max_age=30.0, max_age_from=counts_from)
+    @shop.handler("kafka:orders", window=0.0, max_age=30.0, max_age_from=counts_from, dead_letter="discard")
     def handle(b: Batch) -> None:
         seen.extend(b.values())
 
@@ -504,7 +585,7 @@ def test_retries_alone_discard_what_fails_and_go_on(brokers: Brokers) -> None:
     source, tries = brokers.stream("orders", 5), list[int]()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=2, backoff=0.001, bisect=False)
+    @shop.handler("kafka:orders", window=0.0, retries=2, backoff=0.001, bisect=False, dead_letter="discard")
     def handle(b: Batch) -> None:
         tries.append(b.attempt)
         raise ValueError("no")
@@ -519,7 +600,7 @@ def test_a_backoff_is_the_handlers(brokers: Brokers) -> None:
     source, tried = brokers.stream("orders", 1), list[float]()
     shop = app()
 
-    @shop.handler("kafka:orders", window=0.0, retries=3, backoff=0.1)
+    @shop.handler("kafka:orders", window=0.0, retries=3, backoff=0.1, dead_letter="discard")
     def handle(b: Batch) -> None:
         tried.append(time.monotonic())
         if len(tried) < 4:
@@ -591,3 +672,31 @@ def test_the_collector_does_not_run_for_every_batch(before: int, within: int) ->
         gc.set_threshold(*threshold)
         gc.unfreeze()
     assert seen == [within]
+
+
+def test_failing_batches_are_captured_where_asked_for(brokers: Brokers, tmp_path: Path) -> None:
+    source, shop = brokers.stream("orders", 1), app()
+
+    @shop.handler("kafka:orders", window=0.0, retries=1, backoff=0.001, dead_letter="discard")
+    def handle(b: Batch) -> None:
+        if b.attempt == 1:
+            raise ValueError("no")
+
+    worker = Worker(shop, load(shop, environ={}), None, tmp_path / "captured")
+    stop_when(worker, source.finished)
+    assert worker.run() == 0
+    assert len(list((tmp_path / "captured").rglob("*.*"))) == 1
+
+
+def test_dead_letters_are_tried_as_long_as_the_handler_says(brokers: Brokers) -> None:
+    source, shop = brokers.stream("orders", 1), app()
+
+    @shop.handler("kafka:orders", window=0.0, dead_letter="kafka:dead", dead_letter_timeout=0.5)
+    def handle(b: Batch) -> None:
+        raise Reject("no")
+
+    brokers.letters.fail(1_000)
+    begun = time.monotonic()
+    assert worker_of(shop).run() == 4
+    assert time.monotonic() - begun < 20 and len(brokers.letters.failures) < 999, "tried again, and not for a minute"
+    assert not any(source.durable.values())

@@ -22,9 +22,11 @@ from worker.supervisor import HEALTHY, RESTART, Restarts, Supervisor
 
 SCRIPT = """
 import os, signal, sys
-from worker.supervised import follow_parent, tell_flooded, tell_supervisor
+from worker.supervised import adopted, follow_parent, tell_flooded, tell_supervisor
 folder, index = sys.argv[1], os.environ["WORKER_PROCESS_INDEX"]
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+PIPES = [int(os.environ[name]) for name in ("WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD")]
+adopted()
 follow_parent()
 runs = len([name for name in os.listdir(folder) if name.startswith(index + "-")])
 open(f"{folder}/{index}-{runs}-{os.getpid()}", "w").close()
@@ -194,8 +196,9 @@ sys.exit(1)
 def test_a_handlers_program_gets_no_pipe_of_the_supervisor(tmp_path: Path) -> None:
     body = """
 import subprocess
-pipes = [int(os.environ[name]) for name in ("WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD")]
-code = f"import os; [os.fstat(pipe) for pipe in {pipes}]"
+if any(name in os.environ for name in ("WORKER_SUPERVISOR_FD", "WORKER_PARENT_FD")):
+    sys.exit(4)
+code = f"import os; [os.fstat(pipe) for pipe in {PIPES}]"
 sys.exit(0 if subprocess.run([sys.executable, "-c", code], close_fds=False, stderr=subprocess.DEVNULL).returncode else 3)
 """
     assert supervisor_of(tmp_path, body, processes=1).run() == 0

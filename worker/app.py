@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from worker.errors import ConfigError
+from worker.lifespan import check_lifespan
 from worker.retry import Backoff
+from worker.signature import name_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = TypeVar("Lifespan", bound=Callable[[], Iterator[None] | AsyncIterator[None]])
@@ -36,9 +38,18 @@ class App:
     """
 
     def __init__(self, name: str, connections: Mapping[str, str | Mapping[str, Any]] | None = None) -> None:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"an app needs a name, as text, and got {name!r}: App('billing')")
+        if not isinstance(connections, Mapping | None):
+            raise ConfigError(
+                f"app {name}: connections is a {type(connections).__name__}: "
+                "write a mapping of names to URLs, {'kafka': 'kafka://host:9092'}"
+            )
         self.name = name
         self.connections = dict(connections or {})
         self.handlers: dict[str, Handler] = {}
+        self.undecorated: list[str] = []
+        """`@app.handler(...)` lines that no function followed."""
         self.lifespan_function: Callable[[], Any] | None = None
         self.target: str | None = None
         """MODULE:APP, where another process finds it; set by the command."""
@@ -75,13 +86,18 @@ class App:
         Raises ConfigError.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "streams") and value is not None}
+        _check_streams(streams)
+        line = f"@app.handler({', '.join(map(repr, streams))})"
+        self.undecorated.append(line)
 
         def register(function: Function) -> Function:
-            name = getattr(function, "__name__", type(function).__name__)
+            name = name_of(function)
             if name in self.handlers:
                 raise ConfigError(f"two handlers are called {name}: rename one, as the name is in its group and its settings")
             if not streams:
                 raise ConfigError(f"handler {name} has no stream: @app.handler('connection:name')")
+            if line in self.undecorated:
+                self.undecorated.remove(line)
             self.handlers[name] = Handler(name, function, streams, given)
             return function
 
@@ -90,9 +106,24 @@ class App:
     def lifespan(self, function: Lifespan) -> Lifespan:
         """A generator, sync or async, with one yield: what is before runs before the first batch, the rest after the drain.
 
-        The async one runs on the event loop of the async handlers. Raises ConfigError if there is one already.
+        `@asynccontextmanager` or `@contextmanager` over it changes nothing. The async one runs on the event loop of the async
+        handlers. Raises ConfigError if there is one already, or for a function that is none.
         """
         if self.lifespan_function is not None:
             raise ConfigError(f"app {self.name} has a lifespan already")
+        check_lifespan(function)
         self.lifespan_function = function
         return function
+
+
+def _check_streams(streams: Sequence[Any]) -> None:
+    odd = [stream for stream in streams if not isinstance(stream, str)]
+    if not odd:
+        return
+    wrong = odd[0]
+    if callable(wrong):
+        raise ConfigError(f"handler {name_of(wrong)} has no stream: @app.handler needs one, @app.handler('connection:name')")
+    if isinstance(wrong, list | tuple | set | frozenset):
+        several = ", ".join(repr(str(one)) for one in wrong)
+        raise ConfigError(f"streams are texts, one after the other: @app.handler({several})")
+    raise ConfigError(f"a stream is a text, and {wrong!r} is a {type(wrong).__name__}: @app.handler('connection:name')")

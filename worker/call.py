@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from worker.decode import Shape
-from worker.errors import Failed, Stopped
+from worker.decode import Shape, is_of_the_type
+from worker.errors import Failed, Misused, Stopped, first_line
 from worker.interface import Batch
 from worker.lane import Lane
+from worker.unrun import a, discard, unrun
 from worker.work import FINE, Outcome
 
 
@@ -65,7 +67,7 @@ class Caller:
             try:
                 result = self._function(value)
                 if result is not None:
-                    self._no_awaitable(result)
+                    self._check(result)
             except BaseException as error:
                 failed[call.kept[position]] = self._failure(error)
                 if self._ordered:
@@ -87,7 +89,9 @@ class Caller:
             if lane is not None and lane.closing:
                 return Outcome(call.bad, failed, call.kept[position])
             try:
-                await self._function(value)
+                result = await self._function(value)
+                if result is not None:
+                    self._check(result)
             except GeneratorExit:  # its event loop is gone
                 raise
             except BaseException as error:
@@ -99,21 +103,16 @@ class Caller:
     def _returned(self, call: Call, result: Any) -> Outcome:
         if result is None:
             return Outcome(call.bad) if call.bad else FINE
+        self._has_run(result)
         if not isinstance(result, Mapping):
-            if inspect.iscoroutine(result):
-                result.close()
-            return Outcome(
-                call.bad, whole=TypeError(f"handler {self.name} returned {_kind(result)}: return None or {{index: error}}")
-            )
+            raise Misused(f"handler {self.name} returned {a(result)}: return None or {{index: error}}")
         failed: dict[int, Exception] = {}
-        for index, error in result.items():
-            if not isinstance(index, int) or not 0 <= index < len(call.kept) or not isinstance(error, Exception):
-                what = f"{index!r}: {_kind(error)}"
-                return Outcome(
-                    call.bad,
-                    whole=TypeError(
-                        f"handler {self.name} returned {{{what}}} for a batch of {len(call.kept)}: index it and name an error"
-                    ),
+        for key, error in result.items():
+            index = _index(key)
+            if index is None or not 0 <= index < len(call.kept) or not isinstance(error, Exception):
+                raise Misused(
+                    f"handler {self.name} returned {{{key!r}: {a(error)}}} for a batch of {len(call.kept)}: "
+                    "return {index: error}, an index from 0 and an exception"
                 )
             failed[call.kept[index]] = error
         return Outcome(call.bad, failed)
@@ -121,29 +120,47 @@ class Caller:
     def _raised(self, call: Call, error: BaseException) -> Outcome:
         if isinstance(error, Failed):
             if not 0 <= error.index < len(call.kept):
-                wrong = TypeError(f"handler {self.name} raised Failed({error.index}) for a batch of {len(call.kept)}")
-                return Outcome(call.bad, whole=wrong)
+                raise Misused(f"handler {self.name} raised Failed({error.index}) for a batch of {len(call.kept)}") from error
             index = call.kept[error.index]
             cause = error.__cause__
             return Outcome(call.bad, {index: cause if isinstance(cause, Exception) else error}, index + 1)
         return Outcome(call.bad, whole=self._failure(error))
 
     def _failure(self, error: BaseException) -> Exception:
+        """Raises Stopped for what would fail each record, and for what is no failure of a call."""
+        if isinstance(error, Misused):
+            raise error
         if isinstance(error, Exception):
+            if is_of_the_type(error):
+                raise Misused(f"handler {self.name}: {first_line(error)}") from error
             return error
         if isinstance(error, asyncio.CancelledError):
             cancelled = RuntimeError("the handler was cancelled")
             cancelled.__cause__ = error
             return cancelled
-        raise Stopped(f"handler {self.name} raised {_kind(error)} {error}".rstrip()) from error
+        raise Stopped(f"handler {self.name} raised {a(error)} {error}".rstrip()) from error
 
-    def _no_awaitable(self, result: Any) -> None:
+    def _check(self, result: Any) -> None:
+        """Of one record: anything may be returned that has run, and an error is as good returned as raised."""
+        if isinstance(result, Exception):
+            raise result
+        self._has_run(result)
+
+    def _has_run(self, result: Any) -> None:
         """A coroutine that nobody awaits is a record that nobody handled."""
-        if inspect.isawaitable(result) or inspect.isgenerator(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError(f"handler {self.name} returned {_kind(result)}, which would never run: declare it `async def`")
+        found = unrun(result)
+        if found is None:
+            return
+        remedy = "await it" if inspect.isawaitable(found) else "run it to its end"
+        if inspect.isawaitable(found) and not self.shape.is_async:
+            remedy = "declare it `async def` and await it"
+        discard(result)
+        raise Misused(f"handler {self.name} returned {a(found)}, which has not ended: {remedy} before it returns")
 
 
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
+def _index(key: Any) -> int | None:
+    """Also of numpy; a bool is none."""
+    try:
+        return None if isinstance(key, bool) else operator.index(key)
+    except TypeError:
+        return None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from worker.errors import ConfigError, Retry, say
+from worker.errors import ConfigError, Retry, count, say
 from worker.interface import Batch, Partition, shown
 from worker.options import HandlerOptions
 from worker.plain import PlainBatch, columns
@@ -146,12 +146,14 @@ class Capture:
         with self._lock:
             # A queue's ids begin again with each connection, and other processes have the same.
             name += f"-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(made.time))}-{os.getpid()}-{next(self._number)}{SUFFIX}"
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(len(content))
             unfinished = self._folder / f".{name}"
-            unfinished.write_bytes(content)
+            # Whole records, for their owner alone, and never through a link that somebody has put there.
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+                file.write(content)
             unfinished.replace(self._folder / name)
-        log.info("%s: captured %d records in %s", self._handler, len(batch), self._folder / name)
+        log.info("%s: captured %s in %s", self._handler, count(len(batch), "record"), self._folder / name)
 
     def _make_room(self, size: int) -> None:
         found = []

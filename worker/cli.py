@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ import click
 from worker.cli_dead_letters import dead_letters
 from worker.cli_replay import replay
 from worker.errors import Stuck, WorkerError
-from worker.loading import exit_at_once, fail, load
+from worker.loading import exit_at_once, fail, inherited, load
 
 common = [
     click.argument("app", metavar="MODULE:APP"),
@@ -73,6 +75,8 @@ def run(
 
     logs.configure(as_json=as_json, level=log_level)
     try:
+        supervised.adopted()
+        flags = [*inherited(), *flags]
         loaded, settings = load(app, handlers, flags, config)
         if processes > 1:
             arguments = _arguments(app, handlers, config, as_json, wait, capture, log_level)
@@ -81,6 +85,7 @@ def run(
 
         supervised.follow_parent()
         worker = Worker(loaded, settings, wait, capture)
+        logs.hear()  # also the connectors', whatever the app configures from here on
         try:
             code = run_until_signal(worker)
         except Exception:
@@ -129,7 +134,7 @@ def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path 
 
     logs.configure(as_json=as_json, level="WARNING")
     try:
-        loaded, settings = load(app, handlers, flags, config)
+        loaded, settings = load(app, handlers, [*inherited(), *flags], config)
         told = [describe(handler, loaded.target) for handler in settings.handlers.values()]
     except WorkerError as error:
         fail(error)
@@ -169,4 +174,15 @@ cli.add_command(replay)
 
 
 def main() -> None:
-    cli()
+    try:
+        try:
+            cli()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
+            raise
+        if sys.stderr is not None:
+            sys.stderr.write(f"the output cannot be written: {error.strerror}\n")
+        os._exit(1)  # an orderly end would try to write it again

@@ -116,16 +116,17 @@ def show_some(app: str, handler: str | None, as_json: bool, limit: int, **told: 
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        shown = 0
+        found = 0
         for letter in browse(settings):
             if selection.takes(letter):
-                tell_letter(letter, as_json)
-                shown += 1
-                if shown == limit:
-                    break
-    if not shown:
+                found += 1
+                if found <= limit:
+                    tell_letter(letter, as_json)
+    if not found:
         click.echo(f"no letter: {selection}", err=True)
         sys.exit(1)
+    if found > limit:
+        click.echo(f"{limit:,} of {found:,} letters; --limit {found} shows all", err=True)
 
 
 @dead_letters.command(epilog="Example: worker dead-letters redrive shop.billing:app charge --error TimeoutError --rate 500")
@@ -190,6 +191,8 @@ def _settings(app: str, handler: str | None, told: dict[str, Any]) -> tuple[Hand
     [settings] = handlers.values()
     if settings.dead_letter is None:
         raise ConfigError(f"handler {settings.name} has no dead letters: set dead_letter=")
+    if settings.dead_letter == "discard":
+        raise ConfigError(f"handler {settings.name} discards its dead letters: there is nothing to look at")
     if settings.dead_letter == "broker":
         raise ConfigError(f"handler {settings.name} leaves its dead letters to the broker's own policy: look there")
     return settings, Selection(settings.label, **told)

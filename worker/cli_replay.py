@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.errors import ConfigError, WorkerError, say
+from worker.errors import ConfigError, WorkerError, count, say
 from worker.loading import exit_at_once, fail, load
+from worker.printable import printable
 
 if TYPE_CHECKING:
     from worker.replay import Replayed
@@ -82,7 +83,7 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
 
 
 def _debug(error: Exception) -> None:
-    click.secho(say(error), fg="red", err=True)
+    click.secho(printable(say(error)), fg="red", err=True)
     if error.__traceback__ is not None:
         pdb.post_mortem(error.__traceback__)
 
@@ -104,6 +105,7 @@ def _tell(made: Replayed, as_json: bool) -> None:
         ]
         click.echo(json.dumps({"finished": made.finished, "given_up": ends, "calls": made.calls}))
         return
-    click.echo(f"{len(made.finished)} finished, {len(made.given_up)} given up, in {made.calls} calls")
+    click.echo(f"{len(made.finished)} finished, {len(made.given_up)} given up, in {count(made.calls, 'call')}")
     for end in made.given_up:
-        click.secho(f"{end.id}: {end.then} after {end.attempts} tries: {say(end.error)}", fg="red")
+        told = f"{end.id}: {end.then} after {count(end.attempts, 'try', 'tries')}: {say(end.error)}"
+        click.secho(printable(told), fg="red")

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, say
+from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, count, say
 from worker.interface import DeadLetter, Record, Sink, shown
 from worker.lane import Work
 from worker.retry import Backoff
@@ -55,7 +55,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
 
 
 class Fuse:
-    """Blows when more than `share` of the last 1,000 records were dead-lettered: a bad deploy must not empty a topic.
+    """Blows when more than `share` of the last 1,000 records were given up: a bad deploy must not empty a topic.
 
     Fewer than 1,000 records count as 1,000, so that the first bad record of a quiet topic does not blow it.
     """
@@ -86,7 +86,7 @@ class Fuse:
 class DeadLetters:
     """For the threads of one handler.
 
-    `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
+    `stream` is where `sink` writes. `broker`: the source rejects them afterwards, and the broker's own policy says where they go.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class DeadLetters:
         fuse: Fuse,
         broker: bool = False,
         pauses: bool = False,
+        stream: str | None = None,
         timeout: float = 60.0,
         backoff: Backoff = Backoff(),  # noqa: B008, frozen
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +109,7 @@ class DeadLetters:
         self._sink = sink
         self._discard = discard
         self._broker = broker
+        self._stream = stream
         self._remedy = "Mend what it needs or the handler" if pauses else "Mend the handler and start again"
         self._fuse = fuse
         self._timeout = timeout
@@ -118,42 +120,48 @@ class DeadLetters:
 
     def handled(self, records: int) -> None:
         """So many succeeded, none failed."""
-        if self._sink is not None or self._broker:
-            self._fuse.passes(records, 0)
+        self._fuse.passes(records, 0)
 
     def give_up(self, work: Work, given_up: Sequence[GivenUp], handled: int) -> list[DeadLetter]:
         """Returns what is to be published before those given up have ended; raises Stopped or Flooded: then nothing of this batch
         may be committed."""
-        if self._sink is None and not self._broker:
-            self._discard_or_stop(work, given_up)
-            return []
+        if self._sink is None and not self._broker and not self._discard:
+            raise Stopped(
+                f"{_say(work, given_up[0])}; it may not be tried again: "
+                'set dead_letter="CONNECTION:NAME" to keep such records, or dead_letter="discard" to throw them away'
+            )
         failed = sum(not isinstance(letter.error, Expired) for letter in given_up)  # a backlog that expired is no flood
         if (failed and work.probe) or not self._fuse.passes(handled + len(given_up), failed):
             raise Flooded(
-                f"too many of the last records became dead letters, now {_say(work, given_up[0])}; "
-                f"nothing more is published or committed. {self._remedy}, or set flood=1 to let them all through"
+                f"too many of the last records {'were discarded' if self._discard else 'became dead letters'}, "
+                f"now {_say(work, given_up[0])}; nothing more is {'discarded' if self._discard else 'published'} or committed. "
+                f"{self._remedy}, or set flood=1 to let them all through"
             )
         if self._sink is None:
-            log.error("%s: %d dead letters: %s", self.handler, len(given_up), _say(work, given_up[0]))
+            told = count(len(given_up), "record", "records") + " discarded"
+            if not self._discard:
+                told = count(len(given_up), "dead letter")
+            log.error("%s: %s: %s", self.handler, told, _say(work, given_up[0]))
             return []
         now = self._wall()
-        return [letter(one, work.batch.record(one.index), self.handler, now) for one in given_up]
+        records = [work.batch.record(one.index) for one in given_up]
+        if any(self._is_own_letter(record) for record in records):
+            raise Stopped(
+                f"it reads its own dead letters: {work.batch.partition.stream} is its dead_letter, too, by another URL, and each "
+                "would come round for ever: name another stream"
+            )
+        return [letter(one, record, self.handler, now) for one, record in zip(given_up, records, strict=True)]
+
+    def _is_own_letter(self, record: Record[bytes]) -> bool:
+        """Two URLs may lead to one broker, and nobody can tell before."""
+        return record.partition.stream == self._stream and ("dead_letter_handler", self.handler.encode()) in record.headers
 
     def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
         """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by
         its new owner. Raises PublishError, `permanent` where trying again is of no use."""
-        if self._sink is not None and (count := self._publish(self._sink, group)):
+        if self._sink is not None and (published := self._publish(self._sink, group)):
             work, verdict = group[0]
-            log.error("%s: %d dead letters: %s", self.handler, count, _say(work, verdict.given_up[0]))
-
-    def _discard_or_stop(self, work: Work, given_up: Sequence[GivenUp]) -> None:
-        for one in given_up:
-            if not self._discard and not isinstance(one.error, Expired):
-                raise Stopped(
-                    f"{_say(work, one)}; it may not be tried again: "
-                    "set dead_letter= to keep such records elsewhere, or retries= to discard them"
-                )
-        log.error("%s: %d records discarded: %s", self.handler, len(given_up), _say(work, given_up[0]))
+            log.error("%s: %s: %s", self.handler, count(published, "dead letter"), _say(work, verdict.given_up[0]))
 
     def _publish(self, sink: Sink, group: Sequence[tuple[Work, Verdict]]) -> int:
         """How many."""

@@ -99,8 +99,10 @@ class Dispatch:
         except WorkerError as error:
             return error
 
-    async def asynchronous(self, work: Work, call: Call) -> Verdict | WorkerError:
+    async def asynchronous(self, work: Work, call: Call | WorkerError) -> Verdict | WorkerError:
         """In a task of its own."""
+        if isinstance(call, WorkerError):
+            return call
         running.set((self.name, work.batch))
         try:
             outcome = await self._awaited(work, call)
@@ -133,9 +135,12 @@ class Dispatch:
         finally:
             self.watch.end(work)
 
-    def prepare(self, work: Work) -> Call:
+    def prepare(self, work: Work) -> Call | WorkerError:
         """For a function that is async, before `asynchronous`: decoding costs CPU, so never on the event loop."""
-        return Call(self.shape, work.batch, self._expired(work))
+        try:
+            return Call(self.shape, work.batch, self._expired(work))
+        except WorkerError as error:
+            return error
 
     def _expired(self, work: Work) -> Mapping[int, Exception]:
         if self._max_age is None:

@@ -8,7 +8,8 @@ WorkerError
     Unconfirmed        a close could not commit all that had finished           exit 1
     PublishError     a dead letter is not durable: commit nothing, stop       exit 4
   Stopped            a handler stopped the worker, uncommitted                exit 1
-    Flooded          too many dead letters in a row                           exit 4
+    Misused          the handler itself is wrong, whatever the record         exit 1
+    Flooded          too many records given up in a row                           exit 4
     Stuck            calls that never return fill the process: start it again exit 1
   Failed(index)      raised by a handler: this record failed, those after it are untouched
   Retry(after)       raised by a handler: again later, not logged as an error
@@ -20,6 +21,9 @@ WorkerError
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+LONGEST = 2_592_000
+"""Seconds that a handler may put a record off: more stops a partition for good."""
 
 
 class WorkerError(Exception):
@@ -74,6 +78,10 @@ class Stopped(WorkerError):
     """A handler cannot go on; what it had in flight stays uncommitted."""
 
 
+class Misused(Stopped):
+    """A handler, its type or its decoder fails whatever the record is: no record is given up for it."""
+
+
 class Flooded(Stopped):
     """More dead letters than the fuse allows: nothing more is published or committed."""
 
@@ -88,7 +96,7 @@ class Failed(WorkerError):
     """Raised by a handler of a batch: the record at `index` failed, those before it are finished, those after untouched."""
 
     def __init__(self, index: int, reason: str = "") -> None:
-        if not isinstance(index, int):
+        if not isinstance(index, int) or isinstance(index, bool):
             raise TypeError(f"Failed({index!r}): the index of a record in the batch is a whole number")
         super().__init__(index, reason)
         self.index = index
@@ -102,8 +110,8 @@ class Retry(WorkerError):
     """Raised or returned by a handler: try again after `after` seconds (None: the usual backoff). Spends one try."""
 
     def __init__(self, after: float | None = None, reason: str = "") -> None:
-        if after is not None and not (isinstance(after, int | float) and after >= 0):
-            raise ValueError(f"Retry({after!r}): seconds, 0 or more")
+        if after is not None and not (isinstance(after, int | float) and not isinstance(after, bool) and 0 <= after <= LONGEST):
+            raise ValueError(f"Retry({after!r}): seconds, 0 to {LONGEST:,}, which is 30 days")
         super().__init__(after, reason)
         self.after = after
         self.reason = reason
@@ -129,6 +137,16 @@ class Invalid(WorkerError):
 
 class Expired(WorkerError):
     """The record is older than the handler's `max_age`."""
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """`1 letter`, `2,000 letters`."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error whose message goes on about links and traces."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def say(error: BaseException) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
-from worker.errors import Invalid
+from worker.errors import ConfigError, Invalid
 
 V = TypeVar("V")
 
@@ -251,6 +252,39 @@ class Connection:
         return f"{self.scheme}://{user}{self.hosts}{self.path}"
 
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+)(?::([0-9]+))?")
+_HERE = ("127.0.0.1", "::1")
+
+
+def addresses(connection: Connection, usual: int) -> list[tuple[str, int]]:
+    """Each of its hosts, without brackets, and its port: `usual` where none is given. ConfigError for what is no host."""
+    found = []
+    for one in (part.strip() for part in connection.hosts.split(",")):
+        match = _HOST.fullmatch(one)
+        host, port = match.groups() if match else ("", None)
+        if not _is_name(host) or not 0 < int((port or str(usual))[:6]) < 65_536:
+            raise ConfigError(f"connection {connection.name}: {one!r} is no host: write {connection.scheme}://host:{usual}")
+        found.append((host.strip("[]"), int(port or usual)))
+    return found
+
+
+def _is_name(host: str) -> bool:
+    """What the resolver would not even ask for: an empty or too long label."""
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def meet(one: Connection, other: Connection, usual: int) -> bool:
+    """Whether they have a broker in common, however it is spelt."""
+    brokers = [
+        {("localhost" if host in _HERE else host.lower().rstrip("."), port) for host, port in addresses(connection, usual)}
+        for connection in (one, other)
+    ]
+    return not brokers[0].isdisjoint(brokers[1])
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What the loop tells a connector when it makes a source."""
@@ -290,6 +324,15 @@ class Connector(Protocol):
     def source(self, options: SourceOptions) -> Source: ...
 
     def sink(self, options: SinkOptions) -> Sink: ...
+
+    def reads(self, source: Connection, stream: str, target: Connection, name: str) -> bool:
+        """Whether a handler of `stream` gets what is published to `name`, as far as the settings tell."""
+
+    def grouped(self, stream: str) -> bool:
+        """Each group gets all of it; else each record goes to one of all that read the stream, whatever their group."""
+
+    def warnings(self, connection: Connection) -> Sequence[str]:
+        """What is allowed, and yet somebody should know."""
 
     def browse(self, options: SourceOptions) -> Iterator[Batch]:
         """What waits for the group now, each partition in order, without taking any of it; what comes meanwhile is left out.

@@ -173,7 +173,7 @@ class Overview:
 
 def options(settings: HandlerSettings) -> SourceOptions:
     """How the letters of a handler are read: by a group of its own, so that each handler's letters have their own position."""
-    assert settings.dead_letter is not None and settings.dead_letter != "broker"
+    assert isinstance(settings.dead_letter, tuple)
     connection, stream = settings.dead_letter
     group = f"{settings.label}.dead-letters"
     return SourceOptions(connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01)

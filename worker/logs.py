@@ -11,6 +11,7 @@ import time
 from typing import Any, TextIO
 
 from worker.interface import Batch
+from worker.printable import block
 
 running: contextvars.ContextVar[tuple[str, Batch] | None] = contextvars.ContextVar("worker_running", default=None)
 """The handler's name and the batch it is called with, in the context of the call."""
@@ -42,8 +43,12 @@ class People(logging.Formatter):
             fields = where()
             if fields:
                 line += " ({handler} {partition} {first}-{last})".format_map(fields)
+        line = block(line)
         colour = COLOURS.get(record.levelno)
         return f"\x1b[{colour}m{line}\x1b[0m" if self._colours and colour else line
+
+    def formatException(self, ei: Any) -> str:
+        return f"    {block(super().formatException(ei))}"
 
 
 class Json(logging.Formatter):
@@ -62,18 +67,44 @@ class Json(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Heard(logging.Logger):
+    """The worker's own: whoever configures logging, and whenever, its warnings and errors reach a handler or stderr.
+
+    `dictConfig` and `fileConfig` disable every logger that is there before them, and `logging.disable` all there are.
+    """
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None: ...
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= self.getEffectiveLevel() if level >= logging.WARNING else super().isEnabledFor(level)
+
+
 def configure(*, as_json: bool, level: str = "INFO", stream: TextIO | None = None) -> None:
     """Sends the root logger to `stream` (stderr). The client libraries' own lines are at DEBUG."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, as it stays; closed as by 2>&-
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Json() if as_json else People(stream.isatty() and "NO_COLOR" not in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    ours = logging.getLogger("worker")
+    ours.setLevel(level)  # its own, so that it does not depend on what the app makes of the root's
+    hear()
+
+
+def hear() -> None:
+    """From here on all loggers of ours that there are."""
+    for name in [name for name in logging.Logger.manager.loggerDict if name.partition(".")[0] == "worker"]:
+        logging.getLogger(name).__class__ = Heard
 
 
 def configured() -> dict[str, Any]:
     """What another process has to tell `configure`, to write lines as this one does."""
-    root = logging.getLogger()
+    root, ours = logging.getLogger(), logging.getLogger("worker")
     as_json = any(isinstance(handler.formatter, Json) for handler in root.handlers)
-    return {"as_json": as_json, "level": logging.getLevelName(root.level)}
+    return {"as_json": as_json, "level": logging.getLevelName(ours.level or root.level)}

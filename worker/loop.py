@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from worker.errors import Flooded, Unavailable, Unconfirmed, WorkerError
+from worker.errors import Flooded, Unavailable, Unconfirmed, WorkerError, count
 from worker.interface import Batch, Partition, Sink, Source
 from worker.lane import Lane, Shape, Work
 from worker.outbox import Outbox
@@ -433,7 +433,8 @@ class Loop:
         deadline = min(self._deadline, self._clock() + self._drain)
         works = [work for work in list(self.running) if work.lane.partition in partitions]
         if works and not self.draining:
-            log.info("%s: giving back %d partitions: %s", self.name, len(partitions), _in_flight(works, deadline - self._clock()))
+            told = _in_flight(works, deadline - self._clock())
+            log.info("%s: giving back %s: %s", self.name, count(len(partitions), "partition"), told)
         left = self.assignment.give_back(partitions, deadline, self._settle, self._commit)
         if works and not self.draining:
             log.info("%s: gave them back: %s", self.name, _left(left))
@@ -512,18 +513,18 @@ class Loop:
         self.assignment.forget(self.lanes.values())
         finished = counters.handled + counters.dead_lettered + counters.discarded
         committed = f"{unconfirmed} of them not committed" if unconfirmed else "all committed"
-        log.info("%s: stopped: %d records finished, %s; %s", self.name, finished, committed, _left(left))
+        log.info("%s: stopped: %s finished, %s; %s", self.name, count(finished, "record"), committed, _left(left))
         self.closed = True
         self.outbox.close()
 
 
 def _in_flight(works: Sequence[Work], seconds: float) -> str:
     if not works:
-        return "nothing is in flight"
+        return "nothing in flight"
     records = sum(len(work.batch) for work in works)
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
-    return f"{len(works)} batches with {records} records are in flight, and may take until {until}"
+    return f"{count(len(works), 'batch', 'batches')} with {count(records, 'record')} in flight, at most until {until}"
 
 
 def _left(records: int) -> str:
-    return f"{records} taken and not finished are left for the next worker" if records else "nothing is left unfinished"
+    return f"{records:,} taken and not finished, left for the next worker" if records else "nothing left unfinished"

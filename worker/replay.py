@@ -37,7 +37,7 @@ class End:
     error: Exception
     attempts: int
     then: str
-    """"dead letter", "discarded", "stops the handler" or "tried for ever"."""
+    """"dead letter", "discarded", "given up" (retries without dead_letter), "stops the handler" or "tried for ever"."""
 
 
 @dataclass
@@ -165,10 +165,9 @@ def _synchronous(caller: Caller, work: Work, timeout: float | None) -> Outcome:
 
 def _end(batch: Batch, one: GivenUp, options: HandlerOptions, for_ever: bool) -> End:
     if options.dead_letter is not None:
-        then = "dead letter"
-    elif options.retries is not None:
-        then = "discarded"
+        then = "discarded" if options.dead_letter == "discard" else "dead letter"
+    elif not for_ever:  # a worker would ask for a dead_letter
+        then = "given up"
     else:
-        assert for_ever
         then = STOPS if isinstance(one.error, Invalid | Reject | Stopped | Expired) else "tried for ever"
     return End(batch.record(one.index).id, one.error, one.attempts, then)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import queue
 import signal
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker import supervised
+from worker import plugins, supervised
 from worker.capture import Capture
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
@@ -29,6 +30,7 @@ from worker.loop import Counters, Loop
 from worker.options import HandlerOptions
 from worker.plugins import connector
 from worker.retry import Policy
+from worker.supervised import stopping_signals
 from worker.threads import EventLoop, Threads
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def _in_flight(options: HandlerOptions) -> int:
 
 
 def make_sink(settings: HandlerSettings) -> Sink | None:
-    if settings.dead_letter is None or settings.dead_letter == "broker":
+    if not isinstance(settings.dead_letter, tuple):
         return None
     connection, stream = settings.dead_letter
     return connector(connection.scheme).sink(SinkOptions(connection, stream, settings.options.dead_letter_timeout))
@@ -142,10 +144,11 @@ class Running:
             DeadLetters(
                 settings.label,
                 self.sink,
-                discard=options.retries is not None,
+                discard=options.dead_letter == "discard",
                 fuse=Fuse(options.flood),
                 broker=options.dead_letter == "broker",
                 pauses=options.on_flood == "probe",
+                stream=settings.dead_letter[1] if isinstance(settings.dead_letter, tuple) else None,
                 timeout=options.dead_letter_timeout,
             ),
             elsewhere=self.isolation,
@@ -246,14 +249,15 @@ class Worker:
             self._events.stop()
 
     def _announce(self, settings: HandlerSettings) -> None:
-        dead = settings.dead_letter
+        for warning in _warnings_of_connections(settings):
+            log.warning("%s: %s", settings.name, warning)
         log.info(
-            "%s: %s of %s, group %s, dead letters to %s",
+            "%s: %s of %s, group %s, dead letters: %s",
             settings.name,
             ", ".join(settings.streams),
             settings.connection,
             settings.group,
-            "nowhere" if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+            _given_up(settings) or "none",
         )
 
     def _exit_code(self) -> int:
@@ -268,24 +272,51 @@ class Worker:
 
 
 def run_until_signal(worker: Worker) -> int:
-    """Until a signal (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
+    """Until a signal to stop (a second one does not wait for the drain) or a handler's failure; returns the exit code."""
     signals = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal signals
-        signals += 1
+        signals += number != signal.SIGHUP or not signals  # of a terminal that closes come several, and none is in a hurry
         worker.stop(now=signals > 1)
 
     gc.freeze()  # what was imported stays: records make the collector run, and each time it would look through all that, too
     young, *older = gc.get_threshold()
     if 0 < young < GARBAGE:
         gc.set_threshold(GARBAGE, *older)
-    previous = {number: signal.signal(number, stop) for number in supervised.stopping_signals()}
+    previous = {number: signal.signal(number, stop) for number in stopping_signals()}
+    _before.update(previous)
     try:
         return worker.run()
     finally:
+        _before.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+_before: dict[signal.Signals, Any] = {}
+"""The signal handlers that a process which a handler forks is to have: in ours a SIGTERM would do nothing there."""
+
+
+def _as_before() -> None:
+    for number, handler in _before.items():
+        # A terminal's Ctrl-C is the worker's, which drains: what its handlers wait for goes on.
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else handler)
+
+
+os.register_at_fork(after_in_child=_as_before)
+
+
+def _given_up(settings: HandlerSettings) -> str | None:
+    """Where records go that get no more tries."""
+    dead = settings.dead_letter
+    return f"{dead[1]} of {dead[0]}" if isinstance(dead, tuple) else dead
+
+
+def _warnings_of_connections(settings: HandlerSettings) -> list[str]:
+    dead = settings.dead_letter
+    used = {one.name: one for one in (settings.connection, *(dead[:1] if isinstance(dead, tuple) else ()))}
+    return [f"connection {name}: {warning}" for name, one in used.items() for warning in plugins.warnings(one)]
 
 
 def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
@@ -295,17 +326,18 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
     make_sink(settings)
     if options.isolation == "process":
         isolation(settings, target, shape(settings.function), True)
-    dead = settings.dead_letter
     warnings = []
-    if shape(settings.function).typed and dead is None and options.retries is None:
+    if shape(settings.function).typed and settings.dead_letter is None:
         warnings.append(
-            "an invalid value will stop this handler: set dead_letter= to keep such records, or retries= to discard them"
+            "an invalid value will stop this handler: set dead_letter= to keep such records, "
+            'or dead_letter="discard" to throw them away'
         )
     if source.session + STOP > options.drain:
         warnings.append(
             f"a stop may have to wait for the session of a worker that was killed, {source.session:g} s: set drain to "
             f"{source.session + STOP:g} or more (it is {options.drain:g}), and give the process that time to end"
         )
+    warnings += _warnings_of_connections(settings)
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
     return {
@@ -315,7 +347,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
         "streams": list(settings.streams),
         "group": settings.group,
         "membership": source.membership,
-        "dead_letter": None if dead is None else dead if dead == "broker" else f"{dead[1]} of {dead[0]}",
+        "dead_letter": _given_up(settings),
         "options": {name: str(getattr(options, name)) for name in sorted(options.model_fields_set)},
         "warnings": warnings,
     }

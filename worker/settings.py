@@ -5,25 +5,37 @@ code < worker.toml < WORKER_HANDLERS__CHARGE__BATCH_SIZE=500 < --set handlers.ch
 
 from __future__ import annotations
 
+import logging
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import ValidationError
 
+from worker import plugins
 from worker.app import App
 from worker.errors import ConfigError
 from worker.interface import Connection
 from worker.options import HandlerOptions
+from worker.supervised import OURS
 
 PREFIX = "WORKER_"
 SECTIONS = ("connections", "handlers")
-SECRET = re.compile(r"password|secret|token|credential|\.key|_key|\.pem|_pem|jaas", re.IGNORECASE)
+SECRET = re.compile(
+    r"passw|passphrase|pwd|secret|token|credential|private|\.key|_key|\.pem|_pem|jaas|oauthbearer.config", re.IGNORECASE
+)
+KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)$")
+"""What Kubernetes sets for a service called worker."""
+
+URL_AS_STREAM = "a stream is written connection:name: the URL goes to App(connections={'kafka': URL}), the stream is kafka:name"
+
+log = logging.getLogger("worker")
 
 
 class Given(NamedTuple):
@@ -49,7 +61,7 @@ class HandlerSettings:
     group: str
     label: str
     """APP.FUNCTION: who writes a dead letter, and the group if none is named."""
-    dead_letter: tuple[Connection, str] | Literal["broker"] | None
+    dead_letter: tuple[Connection, str] | Literal["broker", "discard"] | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Complaints:
     def add(self, path: str, given: Given | None, why: str) -> None:
         shown = "" if given is None else " = ***" if SECRET.search(path) else f" = {_masked(given.value)}"
         origin = "" if given is None else f" (from {given.origin})"
-        self.lines.append(_one_line(f"{path}{shown}{origin}: {why}"))
+        self.lines.append(_one_line(f"{path if given is None else _path(path)}{shown}{origin}: {why}"))
 
 
 def load(
@@ -85,6 +97,7 @@ def load(
     """
     complaints = Complaints()
     given: dict[str, Layered] = {"connections": _connections_in_code(app), "handlers": _handlers_in_code(app)}
+    _name_unknown_variables(environ, complaints)
     for layer in (_from_file(file), _from_environment(environ, given), _from_flags(flags)):
         for path, value in layer:
             _merge(given, path, value, app, complaints)
@@ -94,11 +107,14 @@ def load(
         if only and name not in only:
             continue
         handlers[name] = _handler(app, name, given["handlers"][name], connections, complaints)
+    _name_those_that_share([handler for handler in handlers.values() if handler], complaints)
     for name in only:
         if name not in app.handlers:
             complaints.add(
                 "--handler", Given(name, "flags"), f"app {app.name} has {_either(app.handlers)}{_near(name, app.handlers)}"
             )
+    for line in app.undecorated:
+        complaints.add(f"app {app.name}", None, f"{line} decorates no function: what was to follow it is no handler")
     if not app.handlers:
         complaints.add(f"app {app.name}", None, "it has no handler: decorate a function with @app.handler('connection:stream')")
     if complaints.lines:
@@ -116,8 +132,8 @@ def load(
 def _connections_in_code(app: App) -> Layered:
     layered: Layered = {}
     for name, value in app.connections.items():
-        options = {"url": value} if isinstance(value, str) else dict(value)
-        layered[name] = {option: Given(told, "code") for option, told in options.items()}
+        options = value if isinstance(value, Mapping) else {"url": value}
+        layered[str(name)] = {str(option): Given(told, "code") for option, told in options.items()}
     return layered
 
 
@@ -135,7 +151,7 @@ def _from_file(file: Path | None) -> Iterator[tuple[list[str], Given]]:
     if file is None:
         return
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_bytes().decode("utf-8-sig"))  # TOML is UTF-8, whatever the locale says
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -174,7 +190,7 @@ def _from_flags(flags: Sequence[str]) -> Iterator[tuple[list[str], Given]]:
     for flag in flags:
         path, equals, value = flag.partition("=")
         if not equals:
-            raise ConfigError(f"--set {_one_line(path)}: write --set handlers.NAME.OPTION=VALUE or --set connections.NAME=URL")
+            raise ConfigError(f"--set {_path(path)}: write --set handlers.NAME.OPTION=VALUE or --set connections.NAME=URL")
         section, _, rest = path.strip().partition(".")
         name, dot, option = rest.partition(".")
         yield [section, name, option] if dot else [section, name], Given(value, "--set")
@@ -206,6 +222,8 @@ def _handler(
         return None
     connection, streams = source
     dead_letter = _dead_letter(name, given.get("dead_letter"), options, connection, streams, connections, complaints)
+    if options.dead_letter is None:
+        _nowhere(name, given, options, connection, complaints)
     if len(complaints.lines) > before:
         return None
     label = f"{app.name}.{name}"
@@ -251,10 +269,16 @@ def _source(
     name: str, given: Given, connections: Mapping[str, Connection | None], complaints: Complaints
 ) -> tuple[Connection, tuple[str, ...]] | None:
     path = f"handlers.{name}.streams"
-    told = [part.strip() for part in given.value.split(",")] if isinstance(given.value, str) else list(given.value)
-    named = [str(stream).partition(":") for stream in told]
+    told = given.value.split(",") if isinstance(given.value, str) else given.value
+    if not isinstance(told, list | tuple):
+        complaints.add(path, given, "a text, or a list of texts, each written connection:name")
+        return None
+    named = [str(stream).strip().partition(":") for stream in told]
     if not named or not all(colon and stream for _, colon, stream in named):
         complaints.add(path, given, "a stream is written connection:name")
+        return None
+    if any(stream.startswith("//") for _, _, stream in named):
+        complaints.add(path, given, URL_AS_STREAM)
         return None
     if len({connection for connection, _, _ in named}) > 1:
         complaints.add(path, given, "the streams of one handler are of one connection: write a handler for each")
@@ -267,12 +291,8 @@ def _known(
     path: str, given: Given, name: str, connections: Mapping[str, Connection | None], complaints: Complaints
 ) -> Connection | None:
     if name not in connections:
-        complaints.add(
-            path,
-            given,
-            f"no connection is called {name}{_near(name, connections)}: "
-            f"App(connections={{'{name}': 'kafka://host:9092'}}) or {PREFIX}CONNECTIONS__{name.upper()}=kafka://host:9092",
-        )
+        remedy = f": App(connections={{'{name}': 'kafka://host:9092'}}) or {PREFIX}CONNECTIONS__{name.upper()}=kafka://host:9092"
+        complaints.add(path, given, f"no connection is called {name}{_near(name, connections) or remedy}")
     return connections.get(name)
 
 
@@ -284,30 +304,52 @@ def _dead_letter(
     streams: Sequence[str],
     connections: Mapping[str, Connection | None],
     complaints: Complaints,
-) -> tuple[Connection, str] | Literal["broker"] | None:
+) -> tuple[Connection, str] | Literal["broker", "discard"] | None:
     if given is None or options.dead_letter is None:
         return None
     if options.dead_letter == "broker":
         return "broker"
+    if options.dead_letter == "discard":
+        return "discard"
     path = f"handlers.{name}.dead_letter"
     at, _, stream = options.dead_letter.partition(":")
+    if stream.startswith("//"):
+        complaints.add(path, given, URL_AS_STREAM)
+        return None
     connection = _known(path, given, at, connections, complaints)
     if connection is None:
         return None
-    same = (connection.scheme, connection.hosts, connection.path) == (source.scheme, source.hosts, source.path)
-    if same and any(stream == one or (one.startswith("^") and re.match(one, stream)) for one in streams):
+    if any(plugins.reads(source, one, connection, stream) for one in streams):
         complaints.add(path, given, "the handler reads that stream itself: its dead letters would come round for ever")
         return None
     return connection, stream
 
 
+def _nowhere(name: str, given: Mapping[str, Given], options: HandlerOptions, source: Connection, complaints: Complaints) -> None:
+    """A limit without a place for what exceeds it: nothing is thrown away that nobody asked to be."""
+    for option in ("retries", "max_age"):
+        if getattr(options, option) is not None:
+            complaints.add(
+                f"handlers.{name}.{option}",
+                given[option],
+                f'and then? dead_letter="{source.name}:NAME" keeps the record there, dead_letter="discard" throws it away',
+            )
+
+
 def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -> Connection | None:
     path = f"connections.{name}"
     if "url" not in given:
-        first = next(iter(given.values()))
-        complaints.add(path, Given("", first.origin), "it has no url: kafka://host:9092")
+        origin = next((one.origin for one in given.values()), "code")
+        complaints.add(path, Given("", origin), "it has no url: kafka://host:9092")
         return None
     url = given["url"]
+    if url.value is None or url.value == "":
+        complaints.add(path, url, "it is not set: write a URL, kafka://host:9092")
+        return None
+    for option, one in given.items():
+        if one.value is None:
+            complaints.add(f"{path}.{option}", one, "it is not set: leave the option out, or set it")
+            return None
     try:
         parts = urlsplit(str(url.value))
         user, at, hosts = parts.netloc.rpartition("@")
@@ -319,8 +361,13 @@ def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -
             path, url, "a connection is a URL: kafka://host:9092, kafka://user:password@host1:9092,host2:9092?option=value"
         )
         return None
-    if parts.fragment:
-        complaints.add(path, url, "a # begins a fragment: write %23 for it in a password")
+    if "#" in str(url.value) or "@" in parts.path + parts.query:
+        complaints.add(
+            path,
+            url,
+            "a user and a password end at the first / or ? or #: write %2F, %3F and %23 for these in a password, "
+            "and %40 for an @ in an option",
+        )
         return None
     options = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **{o: g.value for o, g in given.items() if o != "url"}}
     return Connection(
@@ -334,7 +381,57 @@ def _connection(name: str, given: Mapping[str, Given], complaints: Complaints) -
     )
 
 
+def _name_unknown_variables(environ: Mapping[str, str], complaints: Complaints) -> None:
+    """Of what is meant for us and means nothing: a mistake in what looks like a setting, else a warning."""
+    for variable in environ:
+        if not variable.startswith(PREFIX) or variable in OURS or variable.startswith(f"{PREFIX}TEST_"):
+            continue
+        rest = variable.removeprefix(PREFIX)
+        section, *names = rest.lower().split("__")
+        if (section in SECTIONS and names) or KUBERNETES.search(variable):
+            continue
+        near = get_close_matches(section.split("_")[0], SECTIONS, 1)
+        if not near and not names:
+            log.warning("the environment variable %s means nothing to the worker", variable)
+            continue
+        right = f"{PREFIX}CONNECTIONS__NAME or {PREFIX}HANDLERS__NAME__OPTION"
+        if near:
+            right = f"{PREFIX}{near[0].upper()}__{rest.partition('__' if names else '_')[2]}, with two underscores between names"
+        complaints.add(variable, None, f"no setting is called so; did you mean {right}?")
+
+
+def _name_those_that_share(handlers: Sequence[HandlerSettings], complaints: Complaints) -> None:
+    """Two handlers that read a stream together get a part of it each, and nobody who writes two wants that."""
+    for one, other in combinations(handlers, 2):
+        for stream, second in product(one.streams, other.streams):
+            if not _same(one.connection, stream, other.connection, second):
+                continue
+            grouped = plugins.grouped(one.connection, stream)
+            if grouped and one.group != other.group:
+                continue
+            what = f"{one.connection.name}:{stream}"
+            if stream != second:
+                what += f" and {other.connection.name}:{second}"
+            complaints.add(
+                f"handlers.{one.name} and handlers.{other.name}",
+                None,
+                f"they read {what} together{f' in group {one.group}' if grouped else ''}: each record goes to one of them. "
+                + ("Give each its own group" if grouped else "Give each its own queue, or do both in one handler"),
+            )
+            break
+
+
+def _same(one: Connection, stream: str, other: Connection, second: str) -> bool:
+    return plugins.reads(one, stream, other, second) or plugins.reads(other, second, one, stream)
+
+
 # How it is said
+
+
+def _path(path: str) -> str:
+    """As far as it is one: somebody may have written a colon for the = before a URL."""
+    match = re.match(r"[\w.+<>-]*", path)
+    return match[0] if match else ""
 
 
 def _near(word: str, known: Collection[str]) -> str:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.errors import count
+from worker.printable import printable
+
 if TYPE_CHECKING:
     from worker.letters import Letter, Overview
     from worker.redrive import Moved
@@ -24,13 +27,13 @@ ERASE = "\r\x1b[K"
 
 def counted(letters: Iterator[Letter]) -> Iterator[Letter]:
     """With a line that is written over, on a terminal only."""
-    terminal, last, count = sys.stderr.isatty(), time.monotonic(), 0
-    for count, letter in enumerate(letters, 1):
+    terminal, last, number = sys.stderr.isatty(), time.monotonic(), 0
+    for number, letter in enumerate(letters, 1):
         if terminal and time.monotonic() - last >= 0.5:
             last = time.monotonic()
-            click.echo(f"{ERASE}{count:,} looked at", nl=False, err=True)
+            click.echo(f"{ERASE}{number:,} looked at", nl=False, err=True)
         yield letter
-    if terminal and count:
+    if terminal and number:
         click.echo(ERASE, nl=False, err=True)
 
 
@@ -53,18 +56,20 @@ def tell_moved(action: str, moved: Moved, as_json: bool) -> None:
         return
     if sys.stderr.isatty():
         click.echo(ERASE, nl=False, err=True)
-    for stream, count in moved.redriven.items():
-        click.echo(f"{count:,} redriven to {stream}")
+    for stream, number in moved.redriven.items():
+        click.echo(f"{number:,} redriven to {stream}")
     if action == "discard":
         click.echo(f"{moved.discarded:,} discarded")
     elif not moved.redriven:
         click.echo("0 redriven")
     if moved.exhausted:
         click.secho(f"{moved.exhausted:,} left: redriven too often already; --again allows more", fg="yellow")
-    for stream, count in moved.strange.items():
-        click.secho(f"{count:,} left: the handler does not read {_plain(stream) or 'the stream they do not name'}", fg="yellow")
+    for stream, number in moved.strange.items():
+        click.secho(
+            f"{number:,} left: the handler does not read {printable(stream) or 'the stream they do not name'}", fg="yellow"
+        )
     if moved.refused:
-        click.secho(f"{moved.refused:,} left: the broker does not take them: {_plain(moved.reason)}", fg="red")
+        click.secho(f"{moved.refused:,} left: the broker does not take them: {printable(moved.reason)}", fg="red")
     if moved.unseen:
         click.secho(f"the broker has {moved.unseen:,} more and did not send them: run it again for the rest", fg="yellow")
     if moved.stopped:
@@ -79,16 +84,23 @@ def tell_overview(settings: HandlerSettings, overview: Overview, as_json: bool) 
         return
     assert isinstance(settings.dead_letter, tuple)
     connection, stream = settings.dead_letter
-    click.echo(f"{stream} of {connection}: {overview.letters:,} letters of {settings.label}")
+    click.echo(f"{stream} of {connection}: {count(overview.letters, 'letter')} of {settings.label}")
     if groups:
         header = ["letters", "error", "stream", "partition", "first", "last", "redriven"]
         rows = [
-            [f"{g.letters:,}", *map(_plain, (g.error, g.stream, g.partition)), _moment(g.first), _moment(g.last), str(g.redriven)]
+            [
+                f"{g.letters:,}",
+                *map(printable, (g.error, g.stream, g.partition)),
+                _moment(g.first),
+                _moment(g.last),
+                str(g.redriven),
+            ]
             for g in groups
         ]
         _table([header, *rows])
-    for name, count in overview.others.most_common():
-        click.echo(f"and {count:,} " + (f"of {_plain(name)}" if name else "records that are no letters of a worker"))
+    for name, number in overview.others.most_common():
+        strangers = count(number, "record that is no letter of a worker", "records that are no letters of a worker")
+        click.echo("and " + (f"{number:,} of {printable(name)}" if name else strangers))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:
@@ -118,13 +130,14 @@ def tell_letter(letter: Letter, as_json: bool) -> None:
         told |= {"timestamp": record.timestamp, "key": _coded(record.key), "value": _coded(record.value)}
         click.echo(json.dumps(told | {"headers": [[name, _coded(value)] for name, value in record.headers]}))
         return
-    click.secho(_plain(f"{where.stream}[{where.id}] {letter.id}"), bold=True)
-    click.echo(f"  given up {_moment(letter.time)} after {letter.attempts} tries, redriven {letter.redrives} times")
-    click.secho(_plain(f"  {letter.error}: {letter.message}"), fg="red")
+    click.secho(printable(f"{where.stream}[{where.id}] {letter.id}"), bold=True)
+    tries, redrives = count(letter.attempts, "try", "tries"), count(letter.redrives, "time")
+    click.echo(f"  given up {_moment(letter.time)} after {tries}, redriven {redrives}")
+    click.secho(printable(f"  {letter.error}: {letter.message}"), fg="red")
     click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
     for name, value in record.headers:
-        click.echo(f"  {_plain(name)}: {_text(value)}")
-    click.echo(_text(record.value))
+        click.echo(f"  {printable(name)}: {_text(value)}")
+    click.echo(_value(record.value))
 
 
 def _coded(value: bytes | None) -> Any:
@@ -138,9 +151,9 @@ def _coded(value: bytes | None) -> Any:
 
 
 def _text(value: bytes | None) -> str:
-    return "none" if value is None else _plain(value.decode(errors="backslashreplace"))
+    return "none" if value is None else printable(value.decode(errors="backslashreplace"))
 
 
-def _plain(text: str) -> str:
-    """For people: nothing in it may move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+def _value(value: bytes | None) -> str:
+    """The only thing that may have lines."""
+    return "none" if value is None else "\n".join(map(printable, value.decode(errors="backslashreplace").split("\n")))

@@ -18,11 +18,10 @@ from types import FrameType
 
 from worker.errors import WorkerError
 from worker.retry import Backoff
-from worker.supervised import FLOODED, PARENT_FD, REASON_FD, how_it_ended, stopping_signals
+from worker.supervised import FLOODED, INDEX, PARENT_FD, REASON_FD, SET, how_it_ended, stopping_signals
 
 log = logging.getLogger("worker")
 
-INDEX, WORKER_SET = "WORKER_PROCESS_INDEX", "WORKER_SET"
 FINAL = (2, 3, 4)
 """Settings, a broker's refusal, dead letters: the next process would end in the same way."""
 HEALTHY = 60.0
@@ -204,8 +203,7 @@ def supervise(arguments: Sequence[str], processes: int, *, settings: Sequence[st
 
     `settings` are those of `--set`; they travel in the environment, as a command line shows secrets to everybody.
     """
-    inherited = json.loads(os.environ.get(WORKER_SET, "[]"))
-    environ = {**os.environ, WORKER_SET: json.dumps([*inherited, *settings])}
+    environ = {**os.environ, SET: json.dumps(list(settings))}
     supervisor = Supervisor([sys.executable, "-m", "worker", *arguments], processes, environ)
     for number in stopping_signals():
         signal.signal(number, supervisor.signalled)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from worker.call import Call
 from worker.dispatch import Dispatch
-from worker.errors import Stuck
+from worker.errors import Stuck, WorkerError
 from worker.lane import Work
 from worker.loop import BUSY, Loop
 from worker.watch import stack_of
@@ -124,12 +124,12 @@ class Threads:
             self._events.loop.call_soon_threadsafe(self._spawn, work, call)
         return True
 
-    def _spawn(self, work: Work, call: Call) -> None:
+    def _spawn(self, work: Work, call: Call | WorkerError) -> None:
         task = asyncio.get_running_loop().create_task(self._run_async(work, call))
         self._tasks.add(task)  # asyncio itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_async(self, work: Work, call: Call) -> None:
+    async def _run_async(self, work: Work, call: Call | WorkerError) -> None:
         try:
             self._loop.settle(work, await self._dispatch.asynchronous(work, call))
         except BaseException as error:  # else its partition would wait for ever, and nobody would know

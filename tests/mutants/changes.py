@@ -322,9 +322,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "what_may_not_be_lost_is_discarded": Mutant(
         "worker/run.py",
-        "discard=options.retries is not None,",
+        'discard=options.dead_letter == "discard",',
         "discard=True,",
-        "without retries and dead_letter a record that may not be tried again stops the handler",
+        "without dead_letter a record that may not be tried again stops the handler",
         "test_run.py",
     ),
     "letters_are_tried_for_ever": Mutant(
