@@ -68,7 +68,8 @@ class Assignment:
     def forget(self, lanes: Collection[Lane]) -> None:
         for lane in list(lanes):
             self.late.update(work for work in lane.busy if work is not None)
-            lane.closing = lane.gone = True
+            lane.closing = True
+            lane.gone = True
             del self.lanes[lane.partition]
 
     def held(self, partition: Partition) -> bool:
