@@ -20,7 +20,7 @@ _partition = lru_cache(maxsize=4096)(Partition)
 class KafkaBatch(Batch):
     """Records of one topic-partition; `native` is a list of `confluent_kafka.Message`."""
 
-    __slots__ = ("_size",)
+    __slots__ = ("_size", "beside")
 
     native: Sequence[Message]
 
@@ -28,6 +28,8 @@ class KafkaBatch(Batch):
         super().__init__(partition, native, attempt)
         self._size = size
         """Where it is known already."""
+        self.beside = 0
+        """Of a batch as it was polled: bytes of a record's key and headers, as far as one tells."""
 
     def values(self) -> list[bytes | None]:
         return list(map(Message.value, self.native))
@@ -93,8 +95,10 @@ def split(messages: list[Message], topic: str | None) -> list[KafkaBatch] | None
 def _polled(partition: Partition, messages: list[Message], size: int) -> KafkaBatch:
     """`size`: of values and keys. Headers take memory too, and looking at all is slow: one, by chance, stands for them."""
     one = choice(messages)
-    headers = weight(one) - len(one) - len(one.key() or b"")
-    return KafkaBatch(partition, messages, size=size + headers * len(messages))
+    beside = weight(one) - len(one)
+    made = KafkaBatch(partition, messages, size=size + (beside - len(one.key() or b"")) * len(messages))
+    made.beside = beside
+    return made
 
 
 def _by_topic(number: int, messages: list[Message], size: int) -> list[KafkaBatch]:

@@ -15,7 +15,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors import kafka_config
-from connectors.kafka_batch import partition_of, split, weight
+from connectors.kafka_batch import KafkaBatch, partition_of, split, weight
 from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
 from connectors.kafka_group import Waiting, moment
@@ -38,6 +38,10 @@ _TAKEN = 45.0
 """Seconds beyond a session that a name may be taken: attempts are up to 30 s apart, and the broker's session may be longer."""
 _HELD = 1_000
 _HELD_BYTES = 8 * 1024 * 1024
+_BESIDE = 2_000
+"""Bytes of a key and headers above which the client may not go on fetching while nothing is handled: it bounds values only."""
+_HEAVY = 10.0
+"""Seconds that this is remembered."""
 _BROKEN = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -86,6 +90,7 @@ class KafkaSource:
         self._held: list[Message] = []
         self._hand: list[Message] = []
         self._choked = False
+        self._heavy_until = -math.inf
         self._rebalanced = False
         self._moved = False
         self._raised: BaseException | None = None
@@ -344,13 +349,15 @@ class KafkaSource:
             self._wake(consumer)
         batches = self._batches(messages) if messages else []
         for batch in batches:
-            self._delivered[batch.partition] = batch.native[-1].offset() + 1
+            self._delivered[batch.partition] = (batch.native[-1].offset() or 0) + 1
+            if batch.beside > _BESIDE:
+                self._heavy_until = now + _HEAVY
         if now >= self._tended + min(_TEND, self._options.commit_interval):
             self._tended = now
             self._tend(consumer)
         if self._raised is not None:
             self._raise()
-        return batches
+        return list(batches)
 
     def _wake(self, consumer: Consumer) -> None:
         """A rebalance pauses what we keep, and the client's threads that fetch sleep on for up to a second after its end,
@@ -361,7 +368,7 @@ class KafkaSource:
             with contextlib.suppress(KafkaException):  # what it answers does not matter
                 consumer.offsets_for_times(places, timeout=0.01)
 
-    def _batches(self, messages: list[Message]) -> list[Batch]:
+    def _batches(self, messages: list[Message]) -> list[KafkaBatch]:
         batches = split(messages, self._topic)
         if batches is None:
             batches = split(self._without_errors(messages), self._topic)
@@ -405,7 +412,8 @@ class KafkaSource:
         if message.error() is not None:
             return [message]
         self._held.append(message)
-        if not self._choked and (len(self._held) >= _HELD or sum(map(weight, self._held)) >= _HELD_BYTES):
+        full = len(self._held) >= _HELD or sum(map(weight, self._held)) >= _HELD_BYTES
+        if not self._choked and (full or now < self._heavy_until):
             self._choked = True
             consumer.pause(self._places(self._positions))
         return []

@@ -610,3 +610,20 @@ def test_a_core_that_has_no_room_pauses_everything_and_later_only_what_it_paused
     assert [len(batch) for batch in run.poll()] == [2]
     run.poll()
     assert run.client.paused == {P0}
+
+
+@pytest.mark.parametrize(("headers", "paused"), [(100, False), (5_000, True)])
+def test_records_with_heavy_headers_are_not_fetched_while_there_is_no_room(
+    opened: Callable[..., Opened], headers: int, paused: bool
+) -> None:
+    """The client bounds values only, and would fetch 20,000 of a partition, whatever they weigh."""
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    beside = [("name", b"x" * headers)]
+    run.client.records += [Message(topic="orders", partition=1, offset=at, value=b"v", headers=beside) for at in (4, 5)]
+    assert [len(batch) for batch in run.source.poll(1, 0.0)] == [1]
+    run.now += 0.2
+    assert run.source.poll(0, 0.0) == []
+    assert bool(run.client.paused) == paused
+    assert [len(batch) for batch in run.poll()] == [1]
+    run.poll()
+    assert not run.client.paused
