@@ -5,7 +5,7 @@
 #include <Python.h>
 
 static PyTypeObject *type_of_messages;
-static PyCFunction error_of, partition_of;
+static PyCFunction error_of, partition_of, key_of;
 
 static PyCFunction method(PyObject *type, const char *name)
 {
@@ -25,12 +25,14 @@ PyDoc_STRVAR(prepare_doc, "prepare(type)\n--\n\nLearns the type of all messages;
 
 static PyObject *prepare(PyObject *module, PyObject *type)
 {
-    PyCFunction error, partition;
+    PyCFunction error, partition, key;
     if (!PyType_Check(type))
         return PyErr_Format(PyExc_TypeError, "not a type");
-    if ((error = method(type, "error")) == NULL || (partition = method(type, "partition")) == NULL)
+    if ((error = method(type, "error")) == NULL || (partition = method(type, "partition")) == NULL ||
+        (key = method(type, "key")) == NULL)
         return NULL;
     error_of = error;
+    key_of = key;
     partition_of = partition;
     Py_INCREF(type); /* for good */
     type_of_messages = (PyTypeObject *)type;
@@ -113,7 +115,10 @@ static int look(Groups *groups, Group **group, PyObject *messages, Py_ssize_t at
         return -1;
     if ((size = PyObject_Size(message)) < 0)
         return -1;
-    (*group)->bytes += size;
+    if ((found = key_of(message, NULL)) == NULL)
+        return -1;
+    (*group)->bytes += size + (PyBytes_Check(found) ? PyBytes_GET_SIZE(found) : 0);
+    Py_DECREF(found);
     return add(groups, *group, messages, at, message);
 }
 
@@ -133,7 +138,7 @@ static PyObject *told(Groups *groups, PyObject *messages)
 
 PyDoc_STRVAR(by_partition_doc,
              "by_partition(messages)\n--\n\n"
-             "For each partition that the list has messages of: its number, its messages, and how many bytes their values have.\n"
+             "For each partition that the list has messages of: its number, its messages, and how many bytes their values and keys have.\n"
              "None: one of them is an error. TypeError if something else than a message is among them.");
 
 static PyObject *by_partition(PyObject *module, PyObject *messages)

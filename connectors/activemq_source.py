@@ -27,6 +27,8 @@ class ActiveMQSource:
     """Settles messages one by one, or, for a handler in order, all up to one; what it did not settle goes back when it closes."""
 
     ordered = False
+    session = 0.0
+    membership = ""
     timestamps = True
     patience = hold = math.inf
 
@@ -36,6 +38,7 @@ class ActiveMQSource:
         self._prefetch = self._login.prefetch or options.in_flight
         self.limit = min(self._prefetch, self._login.limit)
         self.flooded = False
+        self.stalled = False
         self._clock = clock
         self._link: Link | None = None
         self._on_revoke: OnRevoke | None = None
@@ -137,7 +140,7 @@ class ActiveMQSource:
     def lag(self) -> int | None:
         return None
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         link = self._link
         if link is None:
             return

@@ -1,12 +1,13 @@
 """Apache Kafka: `kafka://[user:password@]host[:9092][,host2...][?property=value]`, or `kafka://embedded` inside the process.
 
-Streams are topic names, or patterns of librdkafka that begin with `^`. Any property of librdkafka may be given in the query or
-the mapping, with dots or underscores: `?security.protocol=ssl&ssl.ca.location=/etc/ca.pem`. A user means `sasl_ssl` with
-mechanism PLAIN, and `ssl.*` means `ssl`, unless `security.protocol` and `sasl.mechanism` are stated. One option is our own:
+Streams are topic names, or patterns that begin with `^`: regular expressions, as far as Python, the client and the broker agree.
+Any property of librdkafka may be given in the query or the mapping, with dots or underscores:
+`?security.protocol=ssl&ssl.ca.location=/etc/ca.pem`. A user means `sasl_ssl` with mechanism PLAIN, and `ssl.*` means `ssl`,
+unless `security.protocol` and `sasl.mechanism` are stated. One option is our own:
 
 `out_of_range`: what happens when the broker does not have the group's position any more, because retention passed it:
 `earliest` (default: go on at the first record there is), `latest` (skip to the end) or `stop` (the handler stops, exit 3).
-All say how many records are gone. A topic that was truncated or made again is read from its beginning, or stops with `stop`.
+All say how many offsets are gone. A topic that was truncated or made again is read from its beginning, or stops with `stop`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import datetime
 
 from connectors import kafka_config
 from connectors.kafka_browse import browse as browse
+from connectors.kafka_pattern import complaint
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError
@@ -61,10 +63,8 @@ def warnings(connection: Connection) -> Sequence[str]:
 def check_stream(stream: str, connection: str) -> None:
     """`ConfigError` for what can be neither a topic nor a pattern."""
     if stream.startswith("^"):
-        try:
-            re.compile(stream)
-        except re.error as error:
-            raise ConfigError(f"{connection}:{stream} is no regular expression: {error}") from None
+        if (told := complaint(stream)) is not None:
+            raise ConfigError(f"{connection}:{stream} {told}")
     elif not _TOPIC.fullmatch(stream):
         raise ConfigError(
             f"{connection}:{stream} is no topic name (letters, digits, '.', '_' and '-'); a pattern begins with ^, "

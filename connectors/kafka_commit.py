@@ -16,9 +16,12 @@ log = logging.getLogger("worker.kafka")
 # Foreign metadata is left unread: other tools keep theirs in the same place.
 FLOODED = "stream-worker/1 flooded"
 
+SLACK = 1.0
+"""Seconds beyond `commit_interval` that what is finished may be unconfirmed while more is begun."""
+
 
 class _Position:
-    __slots__ = ("committed", "epoch", "next")
+    __slots__ = ("committed", "confirmed", "epoch", "finished", "next", "sent")
 
     def __init__(self, offset: int, committed: int | None) -> None:
         self.next = offset
@@ -26,6 +29,10 @@ class _Position:
         self.committed = committed
         """What the broker has; None: something that has to be written again."""
         self.epoch = -1
+        self.finished = self.confirmed = 0
+        """Records since it is ours, and how many of them the broker has confirmed. Offsets have gaps, so they are counted."""
+        self.sent = (-1, 0)
+        """`next` and `finished` as they were in the last request."""
 
 
 class Positions:
@@ -38,6 +45,10 @@ class Positions:
         self._clock = clock
         self._owned: dict[Partition, _Position] = {}
         self._due = 0.0
+        self._since: float | None = None
+        """When the first of what is not confirmed was finished."""
+        self._later: float | None = None
+        """The same, of what was finished after the last request."""
         self._outstanding = False
         self._refused = False
         self._complained = -60.0
@@ -69,13 +80,38 @@ class Positions:
         """The broker's log moved under us: start again at `offset`."""
         self.own(partition, offset, committed=False)
 
+    def skip(self, partition: Partition, offset: int) -> None:
+        """Up to `offset` there is no record that is not finished: only marks of transactions, or what they took back."""
+        position = self._owned[partition]
+        position.next, position.epoch = offset, -1
+
     def finish(self, batches: Sequence[Batch]) -> None:
+        if self._later is None:
+            self._later = self._clock()
+            self._since = self._later if self._since is None else self._since
         for batch in batches:
             position = self._owned.get(batch.partition)
             if position is not None:
                 last = batch.native[-1]
                 position.next = last.offset() + 1
+                position.finished += len(batch)
                 position.epoch = -1 if (epoch := last.leader_epoch()) is None else epoch
+
+    @property
+    def unconfirmed(self) -> int:
+        """Records that are finished and would come again."""
+        return sum(position.finished - position.confirmed for position in self._owned.values())
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the first of what is not confirmed was finished."""
+        return 0.0 if self._since is None else self._clock() - self._since
+
+    @property
+    def stalled(self) -> bool:
+        """A kill would repeat more than `commit_interval` promises. A rebalance is what keeps commits waiting so long: the broker
+        answers them after the request to join, and that when every member has joined or has lost its session."""
+        return self.waited > self._interval + SLACK and self.unconfirmed > 0
 
     def flood(self, flooded: bool) -> None:
         """Kept with every position, also those that did not move."""
@@ -93,6 +129,11 @@ class Positions:
             if position.next != position.committed and position.next >= 0 and (partitions is None or partition in partitions)
         ]
 
+    def _asking(self, offsets: Sequence[TopicPartition]) -> None:
+        for offset in offsets:
+            position = self._owned[Partition(offset.topic, offset.partition)]
+            position.sent = (position.next, position.finished)
+
     def send(self, consumer: Consumer) -> None:
         """Commits what is due without waiting; one request at a time, `answered` hears what became of it."""
         now = self._clock()
@@ -100,6 +141,8 @@ class Positions:
             return
         self._due = now + self._interval
         if offsets := self.pending():
+            self._asking(offsets)
+            self._later = None
             try:
                 consumer.commit(offsets=offsets, asynchronous=True)
             except KafkaException as error:
@@ -110,7 +153,10 @@ class Positions:
     def answered(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
         """What failed stays pending, and goes again as long as the partition is ours."""
         self._outstanding = False
-        if (first := self._note(error, offsets)) is not None and self.pending():
+        first = self._note(error, offsets)
+        if first is None:
+            self._since = self._later
+        elif self.pending():
             self._refused = self._explain.known(first)
             self._failed(first)
             self._due = self._clock() + min(self._interval, 1.0)
@@ -119,11 +165,14 @@ class Positions:
         """Inside a rebalance, where the client may not be polled: commits and waits for it, for about `bound` seconds."""
         deadline = self._clock() + bound
         while offsets := self.pending(partitions):
+            self._asking(offsets)
             try:
                 error = self._note(None, consumer.commit(offsets=offsets, asynchronous=False) or ())
             except KafkaException as raised:
                 error = raised.args[0]
             if error is None:
+                if not self.unconfirmed:
+                    self._since = self._later = None
                 return None
             if error.code() not in RETRIED or self._clock() >= deadline:
                 self._failed(error, at_last=True)
@@ -131,21 +180,21 @@ class Positions:
             time.sleep(0.1)
         return None
 
-    def settle(self, consumer: Consumer, bound: float) -> bool:
-        """Commits everything at a close: a rebalance under way refuses commits, and polled through it takes them.
+    def settle(self, consumer: Consumer, remaining: Callable[[], float], waiting: Callable[[], None]) -> bool:
+        """Commits everything at a close: a rebalance under way refuses commits, and polled through it takes them. `waiting` is
+        called now and then meanwhile.
 
         Not `flush`: without a broker that waits for a whole session. What polling pops is not ours to handle any more.
         """
-        deadline = self._clock() + bound
         self._refused = False
         while self._outstanding or self.pending():
             if self._refused:
                 return True
-            if self._clock() >= deadline:
-                log.warning("the last commits were not confirmed: their records come again")
+            if remaining() <= 0:
                 return False
             self._due = min(self._due, self._clock())
             self.send(consumer)
+            waiting()
             consumer.poll(0.1)
         return True
 
@@ -158,6 +207,8 @@ class Positions:
             position = self._owned.get(Partition(offset.topic, offset.partition))
             if position is not None:
                 position.committed = offset.offset
+                if offset.offset == position.sent[0]:
+                    position.confirmed = position.sent[1]
         return error
 
     def _failed(self, error: KafkaError, at_last: bool = False) -> None:

@@ -56,7 +56,8 @@ _REMEDY = {
     ),
     KafkaError.UNSUPPORTED_ASSIGNOR: "the broker does not know this group.remote.assignor",
     KafkaError.UNRELEASED_INSTANCE_ID: (
-        "another running member of group {group} has this group.instance.id: each worker process needs its own"
+        "another member of group {group} has this group.instance.id, and has it still after a session: "
+        "each worker process needs its own"
     ),
     KafkaError.FENCED_INSTANCE_ID: (
         "another member of group {group} took over this group.instance.id: each worker process needs its own"
@@ -94,13 +95,18 @@ class Explain:
     def permanent(self, error: KafkaError) -> bool:
         return self.known(error) or error.fatal() or error.code() == KafkaError._FATAL
 
+    def code(self, error: KafkaError) -> int:
+        """Of a fatal error, what it was is only in the text."""
+        code = error.code()
+        if code == KafkaError._FATAL:
+            said = self.text(error)
+            return next((code for code in _REMEDY if KafkaError(code).str() in said), code)
+        return code
+
     def error(self, error: KafkaError, stream: str | None = None) -> ConnectorError:
         """`Refused` for what will not heal, else `Unavailable`."""
         said = self.text(error)
-        code = error.code()
-        if code == KafkaError._FATAL:
-            # What it was is only in the text.
-            code = next((code for code in _REMEDY if KafkaError(code).str() in said), code)
+        code = self.code(error)
         if (remedy := _REMEDY.get(code)) is not None:
             words = self._words | {"login": _login(said)} | ({"stream": stream} if stream else {})
             return Refused(f"{self._where}{remedy.format(**words)} ({said})")

@@ -7,21 +7,25 @@ from collections.abc import Callable
 from confluent_kafka import Message
 
 Scanned = list[tuple[int, list[Message], int]] | None
-_error, _partition = Message.error, Message.partition
+_error, _partition, _key = Message.error, Message.partition, Message.key
 
 
 def pure(messages: list[Message]) -> Scanned:
-    """For each partition that there are messages of: its number, its messages, and how many bytes their values have. None: one of
-    them is an error."""
+    """For each partition that there are messages of: its number, its messages, and the bytes of their values and keys. None: one
+    of them is an error."""
     if next(filter(_error, messages), None) is not None:
         return None
     numbers = list(map(_partition, messages))
     if len(set(numbers)) == 1:  # most often
-        return [(numbers[0], messages, sum(map(len, messages)))]  # type: ignore[list-item]
+        return [(numbers[0], messages, _bytes(messages))]  # type: ignore[list-item]
     found: dict[int, list[Message]] = {}
     for number, message in zip(numbers, messages, strict=True):
         found.setdefault(number, []).append(message)  # type: ignore[arg-type]
-    return [(number, native, sum(map(len, native))) for number, native in found.items()]
+    return [(number, native, _bytes(native)) for number, native in found.items()]
+
+
+def _bytes(messages: list[Message]) -> int:
+    return sum(map(len, messages)) + sum(map(len, filter(None, map(_key, messages))))
 
 
 by_partition: Callable[[list[Message]], Scanned]

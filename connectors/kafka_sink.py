@@ -29,6 +29,8 @@ log = logging.getLogger("worker.kafka")
 _REACH = 10.0
 _SERVE = 0.05
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+_NEVER = (*_TOO_LARGE, KafkaError.INVALID_RECORD)
+"""What a topic never takes. The broker says it of all letters that went out together."""
 
 
 class _Reports:
@@ -94,13 +96,12 @@ class KafkaSink:
 
     def publish(self, letters: Sequence[DeadLetter]) -> None:
         failed = self._publish(letters)
-        if len(letters) > 1 and _too_large(failed):
-            # Letters that went out together were counted together.
+        if len(letters) > 1 and _never(failed):
             failed = [found for letter, _, _ in failed for found in self._publish([letter])]
         if failed:
             _, error, message = failed[0]
             raised = self._failure(error, message)
-            if _too_large(failed):
+            if _never(failed):
                 names = {id(letter) for letter, _, _ in failed}
                 raised.refused = [index for index, letter in enumerate(letters) if id(letter) in names]
             raise raised
@@ -178,22 +179,31 @@ class KafkaSink:
                 f"{self._limit()}: raise that to more than the source's",
                 permanent=True,
             )
+        if error.code() == KafkaError.INVALID_RECORD:
+            why = self._explain.text(error)
+            if message is not None and message.key() is None and "compact" in (self._setting("cleanup.policy") or "compact"):
+                why = "the topic is compacted and takes no record without a key: set its cleanup.policy=delete"
+            return PublishError(f"{self._stream}: {why}", permanent=True)
         if error.code() == KafkaError._MSG_TIMED_OUT:
             return PublishError(f"{self._stream}: not confirmed in {self._options.timeout:g} s{self._why()}")
         return PublishError(str(self._explain.error(error)), permanent=self._explain.known(error) or error.code() in MISSING)
 
     def _limit(self) -> str:
         """The topic's limit, if we may know it."""
-        name = "max.message.bytes"
+        told = self._setting("max.message.bytes")
+        return f" ({int(told):,})" if told else ""
+
+    def _setting(self, name: str) -> str | None:
+        """Of the topic, if we may know it."""
         try:
-            login = {k: v for k, v in self._config.items() if k.startswith(("security", "sasl", "ssl", "oauth"))}
             admin = AdminClient(
-                login | {"bootstrap.servers": kafka_config.servers(self._options.connection)}, logger=kafka_config.ClientLog()
+                kafka_config.login(self._config) | {"bootstrap.servers": kafka_config.servers(self._options.connection)},
+                logger=kafka_config.ClientLog(),
             )
             resource = ConfigResource(ConfigResource.Type.TOPIC, self._options.stream)
-            return f" ({int(admin.describe_configs([resource], request_timeout=5)[resource].result(6)[name].value):,})"
+            return str(admin.describe_configs([resource], request_timeout=5)[resource].result(6)[name].value)
         except (KafkaException, TimeoutError, KeyError):
-            return ""
+            return None
 
     def close(self) -> None:
         with self._lock:
@@ -202,5 +212,5 @@ class KafkaSink:
             producer.flush(1)
 
 
-def _too_large(failed: Sequence[tuple[DeadLetter, KafkaError, Message]]) -> bool:
-    return all(error.code() in _TOO_LARGE for _, error, _ in failed)
+def _never(failed: Sequence[tuple[DeadLetter, KafkaError, Message]]) -> bool:
+    return all(error.code() in _NEVER for _, error, _ in failed)

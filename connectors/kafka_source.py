@@ -15,13 +15,14 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors import kafka_config
-from connectors.kafka_batch import partition_of, split
+from connectors.kafka_batch import KafkaBatch, partition_of, split, weight
 from connectors.kafka_commit import FLOODED, Positions
 from connectors.kafka_errors import MISSING, Explain
+from connectors.kafka_group import Waiting, moment
 from connectors.kafka_health import Health
 from connectors.kafka_reach import reach
-from connectors.kafka_start import lookup, starts
-from worker.errors import ConnectorError, Refused, Unavailable
+from connectors.kafka_start import lookup, places_from, starts
+from worker.errors import ConnectorError, Refused, Unavailable, Unconfirmed
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 
 log = logging.getLogger("worker.kafka")
@@ -33,8 +34,14 @@ _FLUSH = 5.0
 _LEAVE = 5.0
 _SHORT = 1.0
 _SERVE = 0.05
+_TAKEN = 45.0
+"""Seconds beyond a session that a name may be taken: attempts are up to 30 s apart, and the broker's session may be longer."""
 _HELD = 1_000
 _HELD_BYTES = 8 * 1024 * 1024
+_BESIDE = 2_000
+"""Bytes of a key and headers above which the client may not go on fetching while nothing is handled: it bounds values only."""
+_HEAVY = 10.0
+"""Seconds that this is remembered."""
 _BROKEN = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
 
 
@@ -56,23 +63,34 @@ class KafkaSource:
         self._clock = clock
         self._explain = Explain(options.connection.name, self._config, stream=", ".join(options.streams), group=options.group)
         self.patience = kafka_config.milliseconds(self._config, "max.poll.interval.ms", 300_000)
+        self._session = kafka_config.session(self._config)
+        self.session = 0.0 if kafka_config.by_broker(self._config) else self._session
+        self.membership = kafka_config.protocol(self._config)
         self._consumer: Consumer | None = None
         self._proven = False
+        self._taken_since: float | None = None
+        """When the group first said that somebody else has our group.instance.id."""
         self._reset()
 
     def _reset(self) -> None:
-        session = kafka_config.milliseconds(self._config, "session.timeout.ms", 45_000)
-        self._health = Health(self._explain, self._some_topic, session, self._clock)
+        self._health = Health(self._explain, self._some_topic, self._session, self._clock)
         self._positions = Positions(self._options.commit_interval, self._explain, self._clock)
+        self._waiting = Waiting(self._options.connection, self._config, self._options.group, self._explain, self._clock)
+        self.stalled = False
         self._known: dict[str, int] = {}
         self._gone: set[str] = set()
         self._broken: dict[Partition, int] = {}
+        self._delivered: dict[Partition, int] = {}
+        """The offset behind the last record that was handed out."""
+        self._ends: dict[Partition, int] = {}
+        """Where the log ended when the client had delivered everything."""
         self._paused: set[Partition] = set()
         self._topic: str | None = None
         # Popped from the client but not handed out: while the core has no room, and within one poll.
         self._held: list[Message] = []
         self._hand: list[Message] = []
         self._choked = False
+        self._heavy_until = -math.inf
         self._rebalanced = False
         self._moved = False
         self._raised: BaseException | None = None
@@ -103,10 +121,15 @@ class KafkaSource:
             )
         except KafkaException as error:
             consumer.close()
+            if error.args[0].code() == KafkaError._INVALID_ARG and self._patterns:
+                told = f"the client does not understand {', '.join(self._patterns)}: {self._explain.text(error.args[0])}"
+                raise Refused(f"connection {self._options.connection.name}: {told}") from error
             raise self._explain.error(error.args[0]) from error
         except BaseException:
             consumer.close()
             raise
+        if not self._proven:
+            log.info("group %s: joining, protocol %s", self._options.group, self.membership)
         self._consumer = consumer
         self._proven = True
         self._polled = self._clock()
@@ -132,8 +155,7 @@ class KafkaSource:
         if self._patterns:
             self._known = {name: len(topic.partitions) for name, topic in consumer.list_topics(timeout=_REACH).topics.items()}
         for pattern in self._patterns:
-            if not any(re.match(pattern, name) for name in self._known):
-                log.warning("no topic matches %s yet", pattern)
+            self._look_for_matches(pattern)
         for stream in self._options.streams:
             if stream in self._patterns:
                 continue
@@ -146,19 +168,33 @@ class KafkaSource:
                 raise self._explain.error(topic.error, stream)
             self._known[stream] = len(topic.partitions)
 
+    def _look_for_matches(self, pattern: str) -> None:
+        found = [name for name in self._known if re.match(pattern, name)]
+        if kafka_config.by_broker(self._config):
+            whole = [name for name in found if re.fullmatch(pattern, name)]
+            if longer := sorted(set(found) - set(whole))[:5]:
+                log.warning(
+                    "with KIP-848 %s must match a topic's whole name: %s and the like are not read; write %s.*",
+                    *(pattern, ", ".join(longer), pattern),
+                )
+            found = whole
+        if not found:
+            log.warning("no topic matches %s yet", pattern)
+
     def _missing(self, consumer: Consumer, stream: str) -> str:
         near = get_close_matches(stream, consumer.list_topics(timeout=_REACH).topics, 3, 0.7)
         hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct the handler's stream"
         return f"connection {self._options.connection.name}: there is no topic {stream}: {hint}"
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
         self._gap = self._clock() - self._polled
         if not self._health.hopeless and self._gap < self.patience:
             with contextlib.suppress(KafkaException):
-                self._health.down = not self._positions.settle(consumer, _FLUSH)
+                self._health.down = not self._settle(consumer, remaining)
+        unconfirmed = self._positions.unconfirmed
         reached = self._hand_back(consumer) and not self._health.hopeless
         # Without a broker a client is dropped: its `close` waits for minutes, and a revocation that came to it meanwhile has
         # waited for ever, holding the interpreter's lock.
@@ -170,6 +206,28 @@ class KafkaSource:
         if reached and closing.is_alive():
             log.warning("the client is still leaving its group: not waiting for it")
         self._raise()
+        if unconfirmed:
+            raise Unconfirmed(
+                f"group {self._options.group}: {unconfirmed} finished records could not be committed and come again",
+                unconfirmed,
+            )
+
+    def _settle(self, consumer: Consumer, remaining: Callable[[], float] | None) -> bool:
+        deadline = self._clock() + _FLUSH
+        left = remaining or (lambda: deadline - self._clock())
+        self._waiting.over()
+
+        def waiting() -> None:
+            self._waiting.look(
+                lambda: (
+                    f"stopping waits until {self._positions.unconfirmed} finished records are committed, at most until "
+                    f"{moment(left())}"
+                )
+            )
+
+        settled = self._positions.settle(consumer, left, waiting)
+        self._waiting.over()
+        return settled
 
     def _hand_back(self, consumer: Consumer) -> bool:
         """Gives the partitions back, here and not in `Consumer.close`, because that calls the core, which expects its own thread;
@@ -221,6 +279,7 @@ class KafkaSource:
             # The group's positions are there from now on: a partition of this topic without one is new, or the topic is.
             self._known[partition.stream] = 0
             self._positions.own(partition, offset, committed=partition not in without)
+            self._delivered[partition] = offset
             self._appeared(partition.stream)
         if without:
             # Else a restart before the first commit would begin at a later "latest", and skip.
@@ -232,7 +291,10 @@ class KafkaSource:
         if self._choked:
             consumer.pause(places)
         self._rebalanced = True
+        self._taken_since = None
         self._regroup()
+        if begin:
+            log.info("group %s: assigned %s", self._options.group, places_from(begin))
 
     def _revoked(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         # librdkafka may call this for partitions that are lost, when the poll came too late (librdkafka#5604).
@@ -256,6 +318,7 @@ class KafkaSource:
             self._paused -= partitions
             for partition in partitions:
                 self._broken.pop(partition, None)
+                self._ends.pop(partition, None)
             self._regroup()
             if self._cooperative:
                 consumer.incremental_unassign(places)
@@ -280,17 +343,21 @@ class KafkaSource:
         try:
             messages = self._receive(consumer, max_records, timeout) if max_records else self._idle(consumer)
         except KafkaException as error:
-            raise self._explain.error(error.args[0]) from error
+            raise self._refusal(error.args[0]) from error
         self._polled = now = self._clock()
         if self._rebalanced:
             self._wake(consumer)
         batches = self._batches(messages) if messages else []
+        for batch in batches:
+            self._delivered[batch.partition] = (batch.native[-1].offset() or 0) + 1
+            if batch.beside > _BESIDE:
+                self._heavy_until = now + _HEAVY
         if now >= self._tended + min(_TEND, self._options.commit_interval):
             self._tended = now
             self._tend(consumer)
         if self._raised is not None:
             self._raise()
-        return batches
+        return list(batches)
 
     def _wake(self, consumer: Consumer) -> None:
         """A rebalance pauses what we keep, and the client's threads that fetch sleep on for up to a second after its end,
@@ -301,7 +368,7 @@ class KafkaSource:
             with contextlib.suppress(KafkaException):  # what it answers does not matter
                 consumer.offsets_for_times(places, timeout=0.01)
 
-    def _batches(self, messages: list[Message]) -> list[Batch]:
+    def _batches(self, messages: list[Message]) -> list[KafkaBatch]:
         batches = split(messages, self._topic)
         if batches is None:
             batches = split(self._without_errors(messages), self._topic)
@@ -345,7 +412,8 @@ class KafkaSource:
         if message.error() is not None:
             return [message]
         self._held.append(message)
-        if not self._choked and (len(self._held) >= _HELD or sum(map(len, self._held)) >= _HELD_BYTES):
+        full = len(self._held) >= _HELD or sum(map(weight, self._held)) >= _HELD_BYTES
+        if not self._choked and (full or now < self._heavy_until):
             self._choked = True
             consumer.pause(self._places(self._positions))
         return []
@@ -360,14 +428,16 @@ class KafkaSource:
     def _trouble(self, message: Message, error: KafkaError) -> None:
         code, topic = error.code(), message.topic()
         if code == KafkaError._PARTITION_EOF:
+            self._ends[partition_of(message)] = message.offset() or 0
             return
         if code in _BROKEN:
             self._broken[partition_of(message)] = message.offset() or 0
         elif code in MISSING and topic is not None:
-            self._vanished(topic)
+            if not topic.startswith("^"):  # a pattern that matches nothing yet: that was told at the start
+                self._vanished(topic)
         elif self._explain.permanent(error):
             self._health.fatal |= code == KafkaError._FATAL
-            raise self._explain.error(error, topic)
+            raise self._refusal(error, topic)
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("not polled for %.0f s (max.poll.interval.ms): out of the group, its records come again", self.patience)
         elif code in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
@@ -376,10 +446,26 @@ class KafkaSource:
             self._grumbled = self._clock()
             log.warning("%s: %s", topic or "kafka", self._explain.text(error))
 
+    def _refusal(self, error: KafkaError, topic: str | None = None) -> ConnectorError:
+        raised = self._explain.error(error, topic)
+        if self._explain.code(error) != KafkaError.UNRELEASED_INSTANCE_ID:
+            return raised
+        now = self._clock()
+        self._taken_since = now if self._taken_since is None else self._taken_since
+        if now - self._taken_since > self._session + _TAKEN:
+            return raised
+        return Unavailable(
+            f"group {self._options.group} has a member with this group.instance.id: perhaps the one that was killed, until its "
+            f"session ends ({kafka_config.BROKERS_SESSION})"
+        )
+
     # -- what is looked after now and then -----------------------------------------------------------------------------------
 
     def _tend(self, consumer: Consumer) -> None:
+        if self._ends:
+            self._follow_ends()
         self._positions.send(consumer)
+        self._look_if_waiting()
         if self._health.doubtful:
             self._health.look(consumer)
         if self._broken and not self._health.down:
@@ -387,6 +473,32 @@ class KafkaSource:
         if self._choked and not self._held:
             self._choked = False
             consumer.resume(self._places(set(self._positions) - self._paused))
+
+    def _follow_ends(self) -> None:
+        """Behind the last record of a transaction lies its mark: a position before that is a lag to monitors, and gone one day.
+        So with nothing in flight the position goes to the end of the log, as the client does."""
+        held = set(map(partition_of, self._held))
+        for partition, end in list(self._ends.items()):
+            if partition not in self._positions or end <= self._positions.next(partition):
+                del self._ends[partition]
+            elif self._positions.next(partition) == self._delivered.get(partition) and partition not in held:
+                self._positions.skip(partition, end)
+                self._delivered[partition] = end
+
+    def _look_if_waiting(self) -> None:
+        self.stalled = self._positions.stalled
+        if self.stalled:
+            self._waiting.look(
+                lambda: (
+                    f"group {self._options.group}: {self._positions.unconfirmed} finished records are not committed, so nothing "
+                    "more is begun"
+                ),
+                waited=self._positions.waited,
+            )
+        elif not len(self._positions) and not self._gone and not self._health.down:
+            self._waiting.look(lambda: f"group {self._options.group}: waiting for partitions", logging.INFO)
+        else:
+            self._waiting.over()
 
     def _vanished(self, topic: str) -> None:
         # Made again, it is new: it starts at its earliest record, like any partition that was not there at the start.
@@ -421,7 +533,7 @@ class KafkaSource:
         what = (
             f"it ends at {end}, so it was truncated or made again"
             if replaced
-            else f"{max(0, first - at)} records are gone, it begins at {first}"
+            else f"the {max(0, first - at)} offsets from there on are gone, it begins at {first}"
         )
         group = self._options.group
         if self._policy == "stop":
@@ -437,6 +549,8 @@ class KafkaSource:
             self._paused.discard(partition)  # it begins anew, and the core would resume only what it remembers
         if replaced or self._positions.next(partition) <= at:
             self._positions.move(partition, target)
+            self._delivered[partition] = target
+        self._ends.pop(partition, None)
         self._take_anew(consumer, TopicPartition(partition.stream, int(partition.id), target))
 
     def _take_anew(self, consumer: Consumer, place: TopicPartition) -> None:
@@ -463,6 +577,8 @@ class KafkaSource:
         if self._consumer is None or partition not in self._positions:
             return
         self._drop({partition})
+        self._ends.pop(partition, None)
+        self._delivered[partition] = self._positions.next(partition)
         try:
             self._consumer.seek(TopicPartition(partition.stream, int(partition.id), self._positions.next(partition)))
         except KafkaException as error:
@@ -497,7 +613,7 @@ class KafkaSource:
         total = len(self._held)
         for place in consumer.position(self._places(self._positions)):
             _, high = consumer.get_watermark_offsets(place, cached=True)
-            position = place.offset if place.offset >= 0 else self._positions.next(Partition(place.topic, place.partition))
+            position = max(place.offset, self._positions.next(Partition(place.topic, place.partition)))
             if high < 0 or position < 0:
                 return None
             total += max(0, high - position)

@@ -14,6 +14,7 @@ from worker.interface import Partition, Start
 log = logging.getLogger("worker.kafka")
 
 _PATIENCE = 10.0
+_FEW = 20
 
 
 def lookup(consumer: Consumer, partitions: Collection[Partition], at: int) -> dict[Partition, int]:
@@ -57,6 +58,12 @@ def spans(partitions: Iterable[Partition]) -> str:
     """`orders[0..3,7]`: many partitions in few words."""
     by_stream = groupby(sorted(partitions, key=lambda p: (p.stream, int(p.id))), key=lambda p: p.stream)
     return ", ".join(f"{stream}[{_runs([int(p.id) for p in group])}]" for stream, group in by_stream)
+
+
+def places_from(begin: Mapping[Partition, int]) -> str:
+    """`orders[0] from 17, orders[1] from 0`: the first of many."""
+    told = [f"{partition} from {begin[partition]}" for partition in sorted(begin, key=lambda p: (p.stream, int(p.id)))]
+    return ", ".join(told[:_FEW]) + (f" and {len(told) - _FEW} more: {spans(begin)}" if len(told) > _FEW else "")
 
 
 def _runs(ids: Sequence[int]) -> str:

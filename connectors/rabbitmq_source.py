@@ -27,6 +27,8 @@ class RabbitMQSource:
     """Settles each message alone; what it prefetched and did not settle goes back to its place when it closes."""
 
     ordered = False
+    session = 0.0
+    membership = ""
     timestamps = False
 
     def __init__(self, options: SourceOptions, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,6 +38,7 @@ class RabbitMQSource:
         self.limit = self._prefetch
         self.hold = self.patience = 0.9 * self._login.consumer_timeout
         self.flooded = False
+        self.stalled = False
         self._clock = clock
         self._link: Link | None = None
         self._on_revoke: OnRevoke | None = None
@@ -53,7 +56,7 @@ class RabbitMQSource:
         if self._options.ordered and self._known:
             self._wait(link, _GIVES_BACK)
         self._consumers = {
-            partition: Consumer(self._login, partition, self._prefetch, letters=self._options.brief)
+            partition: Consumer(self._login, partition, self._prefetch, letters=self._options.letters)
             for partition in (Partition(name, 0) for name in self._options.streams)
         }
         for consumer in self._consumers.values():
@@ -199,7 +202,7 @@ class RabbitMQSource:
             finally:
                 sink.close()
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         link = self._link
         if link is None:
             return

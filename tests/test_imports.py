@@ -56,7 +56,11 @@ def test_the_core_knows_no_connector() -> None:
     for name in MODULES:
         if name.startswith("worker"):
             found = {module for module in imports(name) if module.startswith("connectors")}
-            allowed = {"connectors.kafka_embedded"} if name == "worker.demo" or name.startswith("worker.testing") else set()
+            allowed = (
+                set()
+                if not name.startswith(("worker.demo", "worker.testing"))
+                else {"connectors.kafka_embedded", "connectors.kafka_batch"}
+            )
             assert found <= allowed, f"{name} imports {found}"
 
 

@@ -143,3 +143,46 @@ def test_what_is_neither_topic_nor_pattern_is_refused(stream: str) -> None:
 def test_a_dead_letter_topic_is_no_pattern() -> None:
     with pytest.raises(ConfigError, match="no topic name"):
         kafka.sink(SinkOptions(connection(), "^orders"))
+
+
+def test_a_classic_group_waits_6_s_for_a_member_that_was_killed_unless_told_otherwise() -> None:
+    """With the client's own 45 s the commits of all the others are not answered for so long."""
+    config = source_config(connection())
+    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (6_000, 1_000)
+    assert kafka_config.protocol(config) == "classic, session timeout 6 s"
+    assert source_config(connection(session__timeout__ms=30_000))["session.timeout.ms"] == "30000"
+    new = source_config(connection(group__protocol="consumer"))
+    assert "session.timeout.ms" not in new and "heartbeat.interval.ms" not in new
+    assert "KIP-848" in kafka_config.protocol(new) and "45 s" in kafka_config.protocol(new)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        (r"^rx-\d+$", "write [0-9]"),
+        (r"^\w+", "write [A-Za-z0-9_]"),
+        (r"^a\b", r"has \b"),
+        (r"^(a)\1", r"has \1"),
+        (r"^rx-(?!us).*orders", "no look ahead"),
+        ("^rx-(?:eu|us)", "only ( ) and |"),
+        ("^(?i)a", "only ( ) and |"),
+        ("^a.*?b", "the same with *"),
+        ("^a{2}?", "the same with {2}"),
+        ("^a{,3}", "write {0,"),
+        (r"^[\w.]+", "backslash in"),
+        (r"^[a\].]+", "backslash in"),
+        ("^[[:alpha:]]+", "is read in different ways"),
+        ("^(a", "is no regular expression"),
+    ],
+)
+def test_a_pattern_that_is_not_read_alike_everywhere_is_refused_with_what_to_write(pattern: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        kafka.check_stream(pattern, "kafka")
+    assert told in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^orders\..*", "^a(b|c)+$", "^[a-z_.-]{2,5}x?", "^[^.]+[.]dead", r"^a\-b\\", "^[]a]", "^.*[.]v[0-9]"]
+)
+def test_a_pattern_that_is_read_alike_everywhere_is_taken(pattern: str) -> None:
+    kafka.check_stream(pattern, "kafka")

@@ -22,13 +22,15 @@ if by_partition is pure:
     pytest.skip(told, allow_module_level=True)
 
 
-def message(partition: int, value: bytes | None = b"x", error: int | None = None, topic: str = "t") -> Message:
+def message(
+    partition: int, value: bytes | None = b"x", error: int | None = None, topic: str = "t", key: bytes | None = None
+) -> Message:
     failure = None if error is None else KafkaError(error)
-    return Message(topic=topic, partition=partition, offset=0, value=value, error=failure)
+    return Message(topic=topic, partition=partition, offset=0, value=value, key=key, error=failure)
 
 
 values = st.none() | st.binary(max_size=40)
-messages = st.builds(message, st.sampled_from([0, 1, 255, 256, 300, 100_000]), values)
+messages = st.builds(message, st.sampled_from([0, 1, 255, 256, 300, 100_000]), values, key=values)
 errors = st.builds(
     message, st.sampled_from([0, 300]), values, st.sampled_from([KafkaError._TRANSPORT, KafkaError._PARTITION_EOF])
 )
@@ -40,9 +42,9 @@ def test_it_finds_what_the_pure_one_finds(polled: list[Message]) -> None:
 
 
 def test_the_messages_and_bytes_of_each_partition() -> None:
-    one = [message(7, b"abc"), message(7, None), message(7, b"")]
+    one = [message(7, b"abc", key=b"de"), message(7, None, key=b"f"), message(7, b"", key=b"")]
     found = by_partition(one)
-    assert found == [(7, one, 3)] and found[0][1] is one
+    assert found == [(7, one, 6)] and found[0][1] is one
     several = [message(7, b"a"), message(300, b"bc"), message(300), message(7, b"d"), message(1, b"")]
     a, b, c, d, e = several
     assert by_partition(several) == [(7, [a, d], 2), (300, [b, c], 3), (1, [e], 0)]

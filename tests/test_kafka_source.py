@@ -374,7 +374,7 @@ def test_a_position_that_retention_passed_stops_where_that_is_asked_for(opened: 
     run = opened(stored={P0: (1, ""), P1: (4, "")}, connection={"out_of_range": "stop"}).assign()
     gone = KafkaError(KafkaError._AUTO_OFFSET_RESET)
     run.client.records.append(Message(topic="orders", partition=0, offset=1, error=gone))
-    with pytest.raises(Refused, match="2 records are gone, it begins at 3"):
+    with pytest.raises(Refused, match="the 2 offsets from there on are gone, it begins at 3"):
         run.poll()
         run.poll()
     assert run.client.stored[P0][0] == 1
@@ -558,17 +558,16 @@ def test_a_timeout_of_the_connection_wins(caplog: pytest.LogCaptureFixture, name
     assert sink_configured(caplog, **{name: "1234"})["message.timeout.ms"] == "1234"
 
 
-@pytest.mark.parametrize(("brief", "session"), [(False, None), (True, "6000")])
-def test_what_reaches_the_client_for_records(caplog: pytest.LogCaptureFixture, brief: bool, session: str | None) -> None:
+def test_what_reaches_the_client_for_records(caplog: pytest.LogCaptureFixture) -> None:
     connection = Connection("shop", "kafka", "127.0.0.1:1", options={"debug": "conf"})
-    source = kafka.source(SourceOptions(connection, ("orders",), "group", brief=brief))
+    source = kafka.source(SourceOptions(connection, ("orders",), "group"))
     client = kafka_source.Consumer({**source._config, "bootstrap.servers": "127.0.0.1:1"}, logger=ClientLog())
     found = configured(source, client, caplog)
     client.close()
     assert (found["group.id"], found["enable.auto.commit"], found["enable.auto.offset.store"]) == ("group", "false", "false")
     assert found.get("isolation.level", "read_committed") == "read_committed", "nothing of a transaction that was aborted"
     assert found.get("allow.auto.create.topics", "false") == "false"
-    assert found.get("session.timeout.ms") == session
+    assert (found["session.timeout.ms"], found["heartbeat.interval.ms"]) == ("6000", "1000")
 
 
 def test_records_held_back_come_again_only_once_after_a_rewind(opened: Callable[..., Opened]) -> None:
@@ -611,3 +610,20 @@ def test_a_core_that_has_no_room_pauses_everything_and_later_only_what_it_paused
     assert [len(batch) for batch in run.poll()] == [2]
     run.poll()
     assert run.client.paused == {P0}
+
+
+@pytest.mark.parametrize(("headers", "paused"), [(100, False), (5_000, True)])
+def test_records_with_heavy_headers_are_not_fetched_while_there_is_no_room(
+    opened: Callable[..., Opened], headers: int, paused: bool
+) -> None:
+    """The client bounds values only, and would fetch 20,000 of a partition, whatever they weigh."""
+    run = opened(stored={P0: (4, ""), P1: (4, "")}).assign()
+    beside = [("name", b"x" * headers)]
+    run.client.records += [Message(topic="orders", partition=1, offset=at, value=b"v", headers=beside) for at in (4, 5)]
+    assert [len(batch) for batch in run.source.poll(1, 0.0)] == [1]
+    run.now += 0.2
+    assert run.source.poll(0, 0.0) == []
+    assert bool(run.client.paused) == paused
+    assert [len(batch) for batch in run.poll()] == [1]
+    run.poll()
+    assert not run.client.paused

@@ -223,3 +223,18 @@ def test_backoff_doubles_to_a_limit_with_jitter() -> None:
 def test_what_is_given_up_is_in_order() -> None:
     outcome = Outcome(bad={2: Invalid("x")}, failed={0: Reject(), 4: Reject()})
     assert [one.index for one in limited().decide(work(5), outcome).given_up] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("policy", [UNLIMITED, limited(5)])
+def test_what_a_handler_finds_unreadable_is_given_up_without_tries_or_waits(policy: Policy) -> None:
+    """A whole batch over it is halved at once until that record stands alone."""
+    unreadable = Invalid("headers")
+    assert given_up(policy.decide(work(3), Outcome(failed={1: unreadable}, untouched=2))) == {1: 1}
+    halved = policy.decide(work(3), Outcome(whole=unreadable))
+    assert again(halved) == [([0, 1], 2, 2), ([2], 2, 2)] and all(part.wait == 0 for part in halved.again)
+    assert given_up(policy.decide(work(1, attempt=3), Outcome(whole=unreadable))) == {0: 3}
+
+
+def test_a_call_that_was_ended_between_records_has_not_finished_the_rest() -> None:
+    verdict = limited().decide(work(4), Outcome(untouched=2))
+    assert list(verdict.finished) == [0, 1] and again(verdict) == [([2, 3], 1, 1)]

@@ -361,7 +361,7 @@ def test_a_source_that_could_not_be_opened_is_closed(monkeypatch: pytest.MonkeyP
             raise Unavailable("its second queue is not there")
 
     source.open = opened  # type: ignore[method-assign]
-    source.close = lambda: (told.append("close"), closing())[-1]  # type: ignore[method-assign, func-returns-value]
+    source.close = lambda remaining=None: (told.append("close"), closing())[-1]  # type: ignore[method-assign, func-returns-value]
     source.put(b"x")
     with running(source, lambda b: None):
         until(source.finished)
@@ -584,7 +584,7 @@ def test_a_source_is_not_closed_before_its_letters_are_durable() -> None:
     """Not every one asks for what is in flight when it closes."""
     source, sink, seen, durable = FakeSource(ordered=False), held_back(), [], []
     close = source.close
-    source.close = lambda: (durable.append(len(sink.letters)), close())  # type: ignore[method-assign]
+    source.close = lambda remaining=None: (durable.append(len(sink.letters)), close())  # type: ignore[method-assign]
     source.put(b"bad")
     with running(source, reject_bad(seen), sink=sink, positioned=False, ordered=False) as run:
         until(lambda: seen == [b"bad"])

@@ -11,6 +11,7 @@ from typing import Any
 from worker.decode import Shape, is_of_the_type
 from worker.errors import Failed, Misused, Stopped, first_line
 from worker.interface import Batch
+from worker.lane import Lane
 from worker.unrun import a, discard, unrun
 from worker.work import FINE, Outcome
 
@@ -46,21 +47,23 @@ class Caller:
         self._ordered = ordered
         """One record at a time: what comes behind one that fails is left untouched."""
 
-    def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
-        """For a function that is not async."""
+    def __call__(self, batch: Batch, expired: Mapping[int, Exception], lane: Lane | None = None) -> Outcome:
+        """For a function that is not async. `lane`: where the batch is from, if that may go meanwhile."""
         call = Call(self.shape, batch, expired)
         if not call.kept:
             return Outcome(call.bad)
         if self.shape.takes == "one":
-            return self._run_each(call)
+            return self._run_each(call, lane)
         try:
             return self._returned(call, self._function(call.values))
         except BaseException as error:
             return self._raised(call, error)
 
-    def _run_each(self, call: Call) -> Outcome:
+    def _run_each(self, call: Call, lane: Lane | None) -> Outcome:
         failed: dict[int, Exception] = {}
         for position, value in enumerate(call.values):
+            if lane is not None and lane.closing:
+                return Outcome(call.bad, failed, call.kept[position])
             try:
                 result = self._function(value)
                 if result is not None:
@@ -71,7 +74,7 @@ class Caller:
                     return Outcome(call.bad, failed, call.kept[position] + 1)
         return Outcome(call.bad, failed)
 
-    async def asynchronous(self, call: Call) -> Outcome:
+    async def asynchronous(self, call: Call, lane: Lane | None = None) -> Outcome:
         if not call.kept:
             return Outcome(call.bad)
         if self.shape.takes != "one":
@@ -83,6 +86,8 @@ class Caller:
                 return self._raised(call, error)
         failed: dict[int, Exception] = {}
         for position, value in enumerate(call.values):
+            if lane is not None and lane.closing:
+                return Outcome(call.bad, failed, call.kept[position])
             try:
                 result = await self._function(value)
                 if result is not None:

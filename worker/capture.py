@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import ConfigError, Retry, count, say
-from worker.interface import Batch, Partition
+from worker.interface import Batch, Partition, shown
 from worker.options import HandlerOptions
 from worker.plain import PlainBatch, columns
 from worker.work import Outcome
@@ -128,7 +128,14 @@ class Capture:
             time=time.time(),
             failures=failures,
             records=[
-                Kept(value=value, key=key, headers=list(headers), timestamp=stamp, id=number, properties=_jsonable(properties))
+                Kept(
+                    value=value,
+                    key=key,
+                    headers=list(shown(headers)),
+                    timestamp=stamp,
+                    id=number,
+                    properties=_jsonable(properties),
+                )
                 for value, key, headers, stamp, number, properties in columns(batch)
             ],
         )

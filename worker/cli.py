@@ -67,7 +67,7 @@ def run(
     capture: Path | None,
     log_level: str,
 ) -> None:
-    """Run the handlers of an app until Ctrl-C or SIGTERM, which drain; a second one does not wait.
+    """Run the handlers of an app until Ctrl-C, SIGTERM or SIGHUP, which drain; a second one does not wait.
 
     Exit codes: 0 clean, 1 a handler stopped the worker or crashed, 2 settings, 3 a broker refused, 4 dead letters.
     """
@@ -142,7 +142,10 @@ def check(app: str, handlers: Sequence[str], flags: Sequence[str], config: Path 
         click.echo(json.dumps(told))
         return
     for one in told:
-        click.echo(f"{one['handler']}: {', '.join(one['streams'])} of {one['connection']}, group {one['group']}")
+        click.echo(
+            f"{one['handler']}: {', '.join(one['streams'])} of {one['connection']}, group {one['group']}"
+            + (f", protocol {one['membership']}" if one["membership"] else "")
+        )
         click.echo(f"  order: {one['order']}")
         click.echo(f"  dead letters: {one['dead_letter'] or 'none'}")
         for name, value in one["options"].items():

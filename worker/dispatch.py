@@ -120,8 +120,8 @@ class Dispatch:
 
     async def _awaited(self, work: Work, call: Call) -> Outcome:
         if self.watch is None:
-            return await self._caller.asynchronous(call)
-        task = asyncio.ensure_future(self._caller.asynchronous(call))
+            return await self._caller.asynchronous(call, work.lane)
+        task = asyncio.ensure_future(self._caller.asynchronous(call, work.lane))
         self.watch.begin(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=self.watch.timeout)
@@ -158,7 +158,7 @@ class Dispatch:
             return self._elsewhere(work.batch, expired)
         if self.watch is not None:
             self.watch.begin(work)
-        return self._caller(work.batch, expired)
+        return self._caller(work.batch, expired, work.lane)
 
     def _after(self, work: Work, verdict: Verdict) -> None:
         if verdict.error is not None:

@@ -5,6 +5,7 @@ WorkerError
   ConnectorError     raised by a connector, `from` the client's own error
     Unavailable      may heal: drop the lanes, close, back off, open again
     Refused          will not heal (credentials, no such topic): stop         exit 3
+    Unconfirmed        a close could not commit all that had finished           exit 1
     PublishError     a dead letter is not durable: commit nothing, stop       exit 4
   Stopped            a handler stopped the worker, uncommitted                exit 1
     Misused          the handler itself is wrong, whatever the record         exit 1
@@ -49,6 +50,16 @@ class Unavailable(ConnectorError):
 
 class Refused(ConnectorError):
     """The broker said no, and asking again will not help."""
+
+
+class Unconfirmed(ConnectorError):
+    """So many finished records are handled again: the source closed before the broker confirmed their commit."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, records: int) -> None:
+        super().__init__(message)
+        self.records = records
 
 
 class PublishError(ConnectorError):

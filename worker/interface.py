@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
-from worker.errors import ConfigError
+from worker.errors import ConfigError, Invalid
 
 V = TypeVar("V")
 
@@ -32,6 +32,26 @@ class Partition(NamedTuple):
         return f"{self.stream}[{self.id}]"
 
 
+class Unreadable(Sequence[tuple[str, bytes | None]]):
+    """Headers that the client cannot read. Whoever looks at them gets `Invalid`: a record is not handled as if it had none."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def _invalid(self, *_: object) -> NoReturn:
+        raise Invalid(f"headers that cannot be read: {self.reason}")
+
+    __getitem__ = __len__ = __iter__ = _invalid
+
+    def __repr__(self) -> str:
+        return f"<unreadable headers: {self.reason}>"
+
+
+def shown(headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes | None]]:
+    """For logs, dead letters and files: in place of those that cannot be read one that says so."""
+    return (("unreadable_headers", headers.reason.encode()),) if type(headers) is Unreadable else headers
+
+
 class Record(NamedTuple, Generic[V]):
     """One record: plain, immutable, picklable. Made only when somebody looks."""
 
@@ -40,6 +60,7 @@ class Record(NamedTuple, Generic[V]):
     key: bytes | None
     """RabbitMQ: the routing key; ActiveMQ: JMSXGroupID."""
     headers: Sequence[tuple[str, bytes | None]]
+    """Kafka: `Invalid` for who looks at them, if a name is not UTF-8."""
     timestamp: int | None
     """Milliseconds since the epoch."""
     id: int | str
@@ -103,13 +124,13 @@ class Batch(ABC):
 
     @abstractmethod
     def sizes(self) -> list[int]:
-        """`len(value)` of each record, 0 for a tombstone."""
+        """Bytes of each record that memory is counted by: its value, and its key where the client hands that out."""
 
     @abstractmethod
     def record(self, index: int) -> Record[bytes]: ...
 
     def size(self) -> int:
-        """The sum of `sizes()`."""
+        """The sum of `sizes()`, or more where the client has a guess at what else the records hold."""
         return sum(self.sizes())
 
 
@@ -138,7 +159,13 @@ class Source(Protocol):
     hold: float
     """Seconds a record may stay unsettled before the broker takes it back (`math.inf`: for ever)."""
     timestamps: bool
-    """Every record has one; else `max_age` can only count from its arrival."""
+    """Records have one; else `max_age` can only count from their arrival. One without it does not expire."""
+    stalled: bool
+    """What has finished is not confirmed for too long: nothing more is begun until it is. A kill would repeat it."""
+    session: float
+    """Seconds that the commits of a group may have to wait for one of its workers that was killed; 0: they do not."""
+    membership: str
+    """How the workers of a group share partitions, for people; "": they do not."""
     flooded: bool
     """Set before a close by a loop that dead letters flooded, kept with the positions where the broker can, and read
     by the next worker, which then probes with one record."""
@@ -178,8 +205,11 @@ class Source(Protocol):
     def lag(self) -> int | None:
         """Records still at the broker behind the position, as far as the client knows without asking; None: unknown."""
 
-    def close(self) -> None:
-        """Makes commits durable and hands back what is unfinished; safe to call twice, and after an `open` that failed."""
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
+        """Makes commits durable and hands back what is unfinished; safe to call twice, and after an `open` that failed.
+
+        `remaining` says how many seconds it may still wait for that (None: some); then it raises `Unconfirmed`.
+        """
 
 
 class DeadLetter(NamedTuple):
@@ -273,8 +303,8 @@ class SourceOptions:
     window: float = 0.5
     start: Start = "earliest"
     commit_interval: float = 1.0
-    brief: bool = False
-    """Somebody waits for it at a terminal: if it is killed, the next one should not have to wait for long."""
+    letters: bool = False
+    """For a command over dead letters: what it looks at must be there afterwards."""
 
 
 @dataclass(frozen=True)

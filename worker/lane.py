@@ -82,7 +82,7 @@ class Lane:
         self.timer = math.inf
         """When the loop will look at it again."""
         self.closing = False
-        """Nothing more is started: its partition is being given away."""
+        """Nothing more is started, and a handler of one record begins no other: its partition is being given away."""
         self.gone = False
         """Its partition is somebody else's, or comes again from the start."""
         self.letters = 0

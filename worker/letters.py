@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from worker.deadletter import PASS, REDRIVES, RESERVED
-from worker.interface import NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions
+from worker.interface import NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions, shown
 from worker.plugins import connector
 from worker.settings import HandlerSettings
 
@@ -25,7 +25,7 @@ class Letter:
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        return {name: (value or b"").decode(errors="replace") for name, value in self.record.headers}
+        return {name: (value or b"").decode(errors="replace") for name, value in shown(self.record.headers)}
 
     def _number(self, name: str) -> int | None:
         text = self.headers.get(name, "")
@@ -71,7 +71,7 @@ class Letter:
     def original(self) -> Record[bytes]:
         """The record as it was read by the handler that gave it up."""
         value, key, headers, _, number, where, properties = self.record
-        own = [header for header in headers if header[0] not in RESERVED]
+        own = [header for header in shown(headers) if header[0] not in RESERVED]
         if "routing_key" in properties and key == where.stream.encode():  # that of the letter itself: the record had no key
             key = None
         null = self.headers.get(NULL_HEADER) == "value"
@@ -85,7 +85,7 @@ class Letter:
 
     def put_back(self, run: str) -> DeadLetter:
         """To be published behind the other letters, as it is."""
-        kept = [header for header in self.record.headers if header[0] != PASS]
+        kept = [header for header in shown(self.record.headers) if header[0] != PASS]
         return DeadLetter(self.record, ValueError(self.error), 0, [*kept, (PASS, run.encode())])
 
 
@@ -174,7 +174,7 @@ def options(settings: HandlerSettings) -> SourceOptions:
     connection, stream = settings.dead_letter
     group = f"{settings.label}.dead-letters"
     return SourceOptions(
-        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, brief=True
+        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, letters=True
     )
 
 

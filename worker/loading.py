@@ -95,12 +95,19 @@ def _import(name: str) -> Any:
     return _import_module(name, here)
 
 
+_files: set[str] = set()
+"""Modules that were imported as files: a process may load several of one name, as tests do."""
+
+
 def _import_file(target: str, here: Path) -> Any:
     path = Path(target)
     if not path.is_file():
         raise ConfigError(f"{target}: no such file in {here}")
     name = _name_of_file(path.resolve())
+    if name in _files and not _is_file(sys.modules.get(name), path):
+        sys.modules.pop(name, None)
     module = _import_module(name, here)
+    _files.add(name)
     if not _is_file(module, path):
         raise ConfigError(
             f"{target}: {name} is the name of {getattr(module, '__file__', None) or 'another module'}: rename {path}"

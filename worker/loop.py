@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import logging
 import math
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from worker.errors import Flooded, Unavailable, WorkerError
+from worker.errors import Flooded, Unavailable, Unconfirmed, WorkerError, count
 from worker.interface import Batch, Partition, Sink, Source
 from worker.lane import Lane, Shape, Work
 from worker.outbox import Outbox
@@ -32,6 +32,8 @@ BUSY = 0.005
 """Seconds of a poll while anything is in flight: a Kafka client cannot be woken up."""
 KEEP_ALIVE = 0.02
 """Seconds without a poll after which it comes before the batches that are ready."""
+LAST_COMMITS = 2.0
+"""Seconds for the last commits, where what was in flight took all of `drain`."""
 LAG = 0.25
 """Seconds between two looks at how far behind it is."""
 RECONNECT = Backoff(first=1.0, limit=30.0)
@@ -111,6 +113,8 @@ class Loop:
         self._last_lag = -math.inf
         self._last_lane: Lane | None = None
         self._full = False
+        self._stalled = False
+        """As the source said at the last turn."""
         self._finished: list[Batch] = []
         self._rejected: list[Batch] = []
         self._resting: dict[Partition, float] = {}
@@ -138,6 +142,8 @@ class Loop:
     def stop(self, deadline: float) -> None:
         """Start nothing more; close when what is in flight has ended, or at `deadline`."""
         self._deadline = min(self._deadline, deadline)
+        if not self.draining:
+            log.info("%s: stopping: %s", self.name, _in_flight(list(self.running), self._deadline - self._clock()))
         self.draining = True
         self.assignment.wake.set()
 
@@ -163,6 +169,9 @@ class Loop:
         if self.draining and self._drained(now):
             self._close()
             return
+        if self._stalled is not self.source.stalled:
+            self._stalled = self.source.stalled
+            self._start_all(now)
         if self._starting:
             self._look_at_timers(now)
         if not self.ready:
@@ -179,6 +188,10 @@ class Loop:
     def _starting(self) -> bool:
         return not self.draining or self._finishing > 0
 
+    def _start_all(self, now: float) -> None:
+        for lane in self.lanes.values():
+            self._start(lane, now)
+
     def _drained(self, now: float) -> bool:
         """Whether to close now."""
         if not self._finishing:
@@ -189,7 +202,7 @@ class Loop:
         if self.failure is not None or now >= self._finishing > 0:  # the other half is for what has been started by now
             self._finishing = -math.inf
         if not self._starting:
-            self.assignment.drop_ready(self.lanes.values())
+            self.assignment.close(self.lanes)
         elif not self._dry or any(lane.waiting.count for lane in self.lanes.values()):
             return now >= self._deadline
         return (self.idle and not self.outcomes) or now >= self._deadline
@@ -222,7 +235,7 @@ class Loop:
 
     def _no_room(self) -> bool:
         """Is the next batch of every thread at hand already? Then polling would only move records from the broker to memory."""
-        if self.ready or not self._starting:
+        if self.ready or self._stalled or not self._starting:
             return True
         if self._full:
             self._full = self._over(self._clock())
@@ -267,7 +280,7 @@ class Loop:
         """Gives to the threads what this lane has for them, and notes when to look at it again."""
         if lane.empty and not lane.paused and not self.probing:  # most often, when a batch has ended
             return
-        if self._starting and not self.assignment.held(lane.partition):
+        if self._starting and not self._stalled and not self.assignment.held(lane.partition):
             if self.probing or self.source.flooded:
                 self._probe(now)
             else:
@@ -379,17 +392,14 @@ class Loop:
         self._tell_flooded(True)
         lane = flooded.lane
         self.lanes[lane.partition] = self.lanes.pop(lane.partition)  # the next probe is of another: its head may never pass
-        for lane in self.lanes.values():
-            self._start(lane, now)
+        self._start_all(now)
 
     def _trust(self) -> None:
         """The probe succeeded."""
         log.info("%s: one record passed after the flood of dead letters: going on", self.name)
         self.probing = self.source.flooded = False
         self._tell_flooded(False)
-        now = self._clock()
-        for lane in self.lanes.values():
-            self._start(lane, now)
+        self._start_all(self._clock())
 
     def _commit(self) -> None:
         if self._finished:
@@ -419,9 +429,15 @@ class Loop:
         """Called by the source from inside `poll` or `close`. Revoked ones drain and commit; lost ones are forgotten."""
         if lost:
             self.assignment.lose(partitions)
-        else:
-            deadline = min(self._deadline, self._clock() + self._drain)
-            self.assignment.give_back(partitions, deadline, self._settle, self._commit)
+            return
+        deadline = min(self._deadline, self._clock() + self._drain)
+        works = [work for work in list(self.running) if work.lane.partition in partitions]
+        if works and not self.draining:
+            told = _in_flight(works, deadline - self._clock())
+            log.info("%s: giving back %s: %s", self.name, count(len(partitions), "partition"), told)
+        left = self.assignment.give_back(partitions, deadline, self._settle, self._commit)
+        if works and not self.draining:
+            log.info("%s: gave them back: %s", self.name, _left(left))
 
     def _away(self, error: Unavailable) -> None:
         """Forgets everything unfinished: it comes again. Results of what still runs find no lane."""
@@ -432,8 +448,13 @@ class Loop:
         self._resting.clear()
         self._opened = False
         traceback.clear_frames(error.__traceback__)  # they would keep a client that the source drops
-        with contextlib.suppress(WorkerError):
+        try:
             self.source.close()  # also if it could not be opened: of two queues one may be there, and its messages held
+        except Unconfirmed as lost:
+            if self.draining:
+                self._unconfirmed(lost)
+        except WorkerError:
+            pass
         now = self._clock()
         if self._away_since is None:
             self._away_since = now
@@ -471,13 +492,39 @@ class Loop:
             self.source.flooded = True
         self.stop(self._clock() + self._drain)
 
+    def _unconfirmed(self, error: Unconfirmed) -> None:
+        log.error("%s: %s", self.name, error)
+        self.failure = self.failure or error
+
     def _close(self) -> None:
-        self.assignment.drop_ready(self.lanes.values())
+        self.assignment.close(self.lanes)
+        counters, unconfirmed = self.counters, 0
+        left = sum(lane.position.open for lane in self.lanes.values())
         try:
             self._commit()
-            self.source.close()
+            # Asked again and again: a second signal does not wait.
+            until = self._clock() + LAST_COMMITS
+            self.source.close(lambda: max(self._deadline, until) - self._clock())
+        except Unconfirmed as error:
+            unconfirmed = error.records
+            self._unconfirmed(error)
         except WorkerError as error:
             log.warning("%s: closing: %s", self.name, error)
         self.assignment.forget(self.lanes.values())
+        finished = counters.handled + counters.dead_lettered + counters.discarded
+        committed = f"{unconfirmed} of them not committed" if unconfirmed else "all committed"
+        log.info("%s: stopped: %s finished, %s; %s", self.name, count(finished, "record"), committed, _left(left))
         self.closed = True
         self.outbox.close()
+
+
+def _in_flight(works: Sequence[Work], seconds: float) -> str:
+    if not works:
+        return "nothing in flight"
+    records = sum(len(work.batch) for work in works)
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+    return f"{count(len(works), 'batch', 'batches')} with {count(records, 'record')} in flight, at most until {until}"
+
+
+def _left(records: int) -> str:
+    return f"{records:,} taken and not finished, left for the next worker" if records else "nothing left unfinished"

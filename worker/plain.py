@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-from worker.interface import Batch, Record
+from worker.interface import Batch, Record, Unreadable
 
 
 class PlainBatch(Batch):
@@ -42,7 +42,11 @@ def columns(batch: Batch, *, whole: bool = True) -> list[Any]:
     """What a `PlainBatch` holds; not `whole`: only the values."""
     if not whole:
         return batch.values()
-    return [(r.value, r.key, tuple(r.headers), r.timestamp, r.id, _plain(r.properties)) for r in batch]
+    return [(r.value, r.key, _headers(r), r.timestamp, r.id, _plain(r.properties)) for r in batch]
+
+
+def _headers(record: Record[bytes]) -> Any:
+    return record.headers if type(record.headers) is Unreadable else tuple(record.headers)
 
 
 def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:

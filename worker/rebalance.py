@@ -68,6 +68,7 @@ class Assignment:
     def forget(self, lanes: Collection[Lane]) -> None:
         for lane in list(lanes):
             self.late.update(work for work in lane.busy if work is not None)
+            lane.closing = True
             lane.gone = True
             del self.lanes[lane.partition]
 
@@ -79,22 +80,25 @@ class Assignment:
 
     def lose(self, partitions: Collection[Partition]) -> None:
         """They are somebody else's already."""
-        self.forget(self._close(partitions))
+        self.forget(self.close(partitions))
 
     def give_back(
         self, partitions: Collection[Partition], deadline: float, settle: Callable[[], None], commit: Callable[[], None]
-    ) -> None:
-        """Waits until `deadline` for what is in flight, and commits what has finished."""
-        lanes = self._close(partitions)
+    ) -> int:
+        """Waits until `deadline` for what is in flight, and commits what has finished; how many records were left."""
+        lanes = self.close(partitions)
         settle()
         while self._clock() < deadline and not all(lane.idle for lane in lanes):
             self.wake.wait(0.01)
             self.wake.clear()
             settle()
         commit()
+        left = sum(lane.position.open for lane in lanes)
         self.forget(lanes)
+        return left
 
-    def _close(self, partitions: Collection[Partition]) -> list[Lane]:
+    def close(self, partitions: Collection[Partition]) -> list[Lane]:
+        """Nothing more of them is begun; returns their lanes."""
         lanes = [self.lanes[partition] for partition in partitions if partition in self.lanes]
         self.drop_ready(lanes)
         for lane in lanes:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.errors import Reject, Retry
+from worker.errors import Invalid, Reject, Retry
 from worker.lane import Work
 from worker.work import Again, GivenUp, Outcome, Verdict
 
@@ -50,10 +50,10 @@ class Policy:
     def decide(self, work: Work, outcome: Outcome) -> Verdict:
         """Never loses a record: each index is in exactly one of finished, again and given_up."""
         size = len(work.numbers)
-        if not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
+        reached = size if outcome.untouched is None else outcome.untouched
+        if reached == size and not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
             return Verdict(range(size))
         given_up = [GivenUp(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]
-        reached = size if outcome.untouched is None else outcome.untouched
         if outcome.whole is not None:
             verdict = Verdict([])
             self._whole(work, [i for i in range(size) if i not in outcome.bad], outcome.whole, verdict)
@@ -79,7 +79,8 @@ class Policy:
         """All of `indices` have had `attempt` tries, and one of them, or of `others`, failed. Halves are past their tries: they
         get one each."""
         can_halve = self.bisect and (len(indices) > 1 or others) and not isinstance(error, Retry)
-        if attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
+        hopeless = isinstance(error, Invalid) and (can_halve or len(indices) == 1)
+        if not hopeless and attempt < (WHOLE_TRIES if can_halve and self.tries == math.inf else self.tries):
             verdict.error = error
             verdict.again.append(Again(indices, attempt + 1, attempt + 1, self._wait(attempt, error)))
         elif can_halve:
@@ -96,7 +97,7 @@ class Policy:
         backoff = self.backoff(work.batch.attempt)
         for index, error in sorted(failed.items()):
             attempt = _attempt(work, index)
-            if isinstance(error, Reject) or attempt >= self.tries:
+            if isinstance(error, Reject | Invalid) or attempt >= self.tries:
                 verdict.given_up.append(GivenUp(index, error, attempt))
             else:
                 verdict.error = error

@@ -41,6 +41,8 @@ log = logging.getLogger("worker")
 
 GARBAGE = 10_000
 """Objects between two runs of the collector, 700 by default: it ran for every batch, 6 % of the CPU with records of 1 KiB."""
+STOP = 2.0
+"""Seconds that a stop takes beyond the session of a worker that was killed, whose end its last commits may have to wait for."""
 REPORT = 30.0
 """Seconds between two lines of progress, while there is any."""
 
@@ -331,6 +333,11 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
             'or dead_letter="discard" to throw them away'
         )
     warnings += [doubt] if (doubt := signature.doubt(settings.function)) else []
+    if source.session + STOP > options.drain:
+        warnings.append(
+            f"a stop may have to wait for the session of a worker that was killed, {source.session:g} s: set drain to "
+            f"{source.session + STOP:g} or more (it is {options.drain:g}), and give the process that time to end"
+        )
     warnings += _warnings_of_connections(settings)
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")
@@ -340,6 +347,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
         "connection": str(settings.connection),
         "streams": list(settings.streams),
         "group": settings.group,
+        "membership": source.membership,
         "dead_letter": _given_up(settings),
         "options": {name: str(getattr(options, name)) for name in sorted(options.model_fields_set)},
         "warnings": warnings,

@@ -98,6 +98,8 @@ class Crew:
         code = hand.process.process.returncode
         self.tired += code == TIRED
         # One that is told to stop before it has begun to listen for that dies of it, as any process.
+        if code == 1 and hand.told_to_stop is not None and "could not be committed and come again" in hand.process.told():
+            return  # cut off from the broker, and it says so
         if code not in ((0, TIRED, -signal.SIGTERM) if hand.told_to_stop is not None else (TIRED,)):
             last = hand.process.told().strip().splitlines()[-1:] or ["nothing"]
             self.troubles.append(f"{hand} exited with {code}: {last[0][:300]}")

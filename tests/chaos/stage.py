@@ -103,8 +103,8 @@ class KafkaStage(Stage):
         self._group = f"group-of-{self._topic}"
 
     def environ(self, route: str) -> dict[str, str]:
-        # Short, so that a frozen worker is missed and a new partition noticed within a campaign.
-        hasty = "session.timeout.ms=6000&heartbeat.interval.ms=500&topic.metadata.refresh.interval.ms=2000"
+        # Short, so that a new partition is noticed within a campaign. Sessions are the default.
+        hasty = "topic.metadata.refresh.interval.ms=2000"
         return {
             "CHAOS_STREAMS": f"kafka:{self._topic}",
             "WORKER_CONNECTIONS__KAFKA": f"kafka://{self.routes[route].address}?{hasty}",

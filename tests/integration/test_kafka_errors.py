@@ -309,7 +309,9 @@ def test_records_that_are_gone_are_counted_and_the_rest_is_read(
     source = cluster.open(outlived, **extra)
     assert sorted(set(read(source, 200))) == [(Partition(outlived, p), i) for p in range(4) for i in range(150, 200)]
     errors = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-    assert any(f"stands at 100 of {outlived}[0], but 50 records are gone, it begins at 150" in line for line in errors)
+    assert any(
+        f"stands at 100 of {outlived}[0], but the 50 offsets from there on are gone, it begins at 150" in line for line in errors
+    )
 
 
 def test_latest_skips_to_the_end_and_stays_there(cluster: Cluster, outlived: str) -> None:
@@ -321,7 +323,7 @@ def test_latest_skips_to_the_end_and_stays_there(cluster: Cluster, outlived: str
 
 def test_stop_stops(cluster: Cluster, outlived: str) -> None:
     source = cluster.open(outlived, out_of_range="stop")
-    with pytest.raises(Refused, match=r"50 records are gone.*out_of_range"):
+    with pytest.raises(Refused, match=r"50 offsets from there on are gone.*out_of_range"):
         until(lambda: False, lambda: source.poll(500, 0.05))
 
 
@@ -340,17 +342,46 @@ def test_start_at_a_time(cluster: Cluster) -> None:
     assert {late._positions.next(p) for p in late._positions} == {12}
 
 
+def test_the_position_follows_the_log_over_marks_of_transactions(cluster: Cluster) -> None:
+    """Else a monitor shows a lag that nobody can work off, and retention makes it "gone"."""
+    topic = cluster.create(partitions=1)
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": topic}, logger=ClientLog())
+    producer.init_transactions(20)
+    for commits in (True, False):
+        producer.begin_transaction()
+        for _ in range(3):
+            producer.produce(topic, b"v", partition=0)
+        assert producer.flush(20) == 0
+        (producer.commit_transaction if commits else producer.abort_transaction)(20)
+    producer.close()
+    source = cluster.open(topic, commit_interval=0.05)
+    batches: list[Any] = []
+    until(lambda: sum(map(len, batches)) == 3, lambda: batches.extend(source.poll(500, 0.05)))
+    until(lambda: source._ends, lambda: source.poll(500, 0.05))
+    source.poll(0, 0.0)
+    assert source._positions.next(Partition(topic, 0)) == 0, "what is in flight is waited for"
+    source.commit(batches)
+    until(lambda: source._positions.next(Partition(topic, 0)) == 8, lambda: source.poll(500, 0.05))
+    source.close()
+    client = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": f"group-{topic}"}, logger=ClientLog())
+    assert [place.offset for place in client.committed([TopicPartition(topic, 0)], timeout=10)] == [8]
+    client.close()
+
+
 # -- groups --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_two_members_with_one_instance_id(cluster: Cluster, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "raised", "told"),
+    [("classic", Refused, "each worker process needs its own"), ("consumer", Unavailable, "perhaps the one that was killed")],
+)
+def test_two_members_with_one_instance_id(cluster: Cluster, protocol: str, raised: type[Exception], told: str) -> None:
     topic = cluster.create()
     options = {"group.instance.id": "one", "group.protocol": protocol}
     first = cluster.open(topic, **options)
     assigned(first)
     second = cluster.open(topic, **options)
-    with pytest.raises(Refused, match=r"group\.instance\.id: each worker process needs its own"):
+    with pytest.raises(raised, match=rf"group\.instance\.id: {told}"):
         until(lambda: False, lambda: (second.poll(500, 0.05), first.poll(500, 0.05)))
 
 
@@ -370,6 +401,18 @@ def test_a_dead_letter_larger_than_the_topic_takes(cluster: Cluster) -> None:
         sink.publish([letter(os.urandom(3_000_000))])
     assert raised.value.permanent
     sink.publish([letter(b"small")])
+    sink.close()
+    assert len(read(cluster.open(topic), 2)) == 2
+
+
+def test_a_compacted_topic_takes_no_letter_without_a_key_and_all_others(cluster: Cluster) -> None:
+    topic = cluster.create(partitions=1, cleanup__policy="compact")
+    sink = connector.sink(SinkOptions(connect(cluster.bootstrap), topic, 10))
+    sink.open()
+    keyless = letter(b"1")._replace(record=letter(b"1").record._replace(key=None))
+    with pytest.raises(PublishError, match=r"is compacted and takes no record without a key: set its cleanup\.policy") as raised:
+        sink.publish([letter(b"0"), keyless, letter(b"2")])
+    assert raised.value.permanent and raised.value.refused == [1]
     sink.close()
     assert len(read(cluster.open(topic), 2)) == 2
 

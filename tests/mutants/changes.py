@@ -29,8 +29,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a_named_retry_is_free": Mutant(
         "worker/retry.py",
-        "isinstance(error, Reject) or attempt >= self.tries",
-        "isinstance(error, Reject) or (attempt >= self.tries and not isinstance(error, Retry))",
+        "isinstance(error, Reject | Invalid) or attempt >= self.tries",
+        "isinstance(error, Reject | Invalid) or (attempt >= self.tries and not isinstance(error, Retry))",
         "`Retry` spends a try",
         "test_retry.py",
     ),

@@ -73,6 +73,9 @@ class FakeSource:
         self.hold = hold
         self.timestamps = True
         self.flooded = False
+        self.stalled = False
+        self.session = 0.0
+        self.membership = ""
         self.logs: dict[Partition, list[Record[bytes]]] = {}
         self.durable: dict[Partition, set[int | str]] = {}
         """Ids that a restart does not deliver again."""
@@ -229,7 +232,7 @@ class FakeSource:
     def lag(self) -> int | None:
         return sum(len(queue) for queue in self._queues.values())
 
-    def close(self) -> None:
+    def close(self, remaining: Callable[[], float] | None = None) -> None:
         if self.opened and not self._disconnected and self._on_revoke is not None:
             self._on_revoke(list(self._queues), lost=False)
             self._flush(self._committed)

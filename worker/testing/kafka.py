@@ -11,7 +11,8 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from connectors import kafka_embedded
-from worker.interface import Partition, Record
+from connectors.kafka_batch import KafkaBatch, partition_of
+from worker.interface import Record
 
 
 class Silent:
@@ -163,7 +164,4 @@ class EmbeddedKafka(Kafka):
 
 
 def _record(message: Message) -> Record[bytes]:
-    kind, time = message.timestamp()
-    place = Partition(str(message.topic()), message.partition() or 0)
-    headers: Any = tuple(message.headers() or ())
-    return Record(message.value(), message.key(), headers, time if kind else None, message.offset() or 0, place)
+    return KafkaBatch(partition_of(message), [message])[0]
