@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
+from weakref import WeakSet
 
 from worker.errors import ConfigError
 from worker.lifespan import check_lifespan
@@ -53,6 +54,7 @@ class App:
         self.lifespan_function: Callable[[], Any] | None = None
         self.target: str | None = None
         """MODULE:APP, where another process finds it; set by the command."""
+        _apps.add(self)
 
     def handler(
         self,
@@ -114,6 +116,14 @@ class App:
         check_lifespan(function)
         self.lifespan_function = function
         return function
+
+
+_apps: WeakSet[App] = WeakSet()
+
+
+def handlers_of(function: Callable[..., Any]) -> list[Handler]:
+    """The decorator leaves the function as it is, so it does not know its options."""
+    return [handler for app in _apps for handler in app.handlers.values() if handler.function == function]
 
 
 def _check_streams(streams: Sequence[Any]) -> None:

@@ -65,6 +65,7 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
     name = handler or captured.handler
     loaded, settings = load(app, [name], flags, config)
     found = settings.handlers[name]
+    ordered = captured.in_order(found.options)
     with ExitStack() as stack:
         events = EventLoop()
         events.start()
@@ -73,13 +74,14 @@ def _replay(file: Path, app: str, handler: str | None, flags: Sequence[str], con
         if found.options.isolation == "process":
             if debug:
                 raise ConfigError(f"--pdb: calls of {name} are made in another process: --set handlers.{name}.isolation=thread")
-            elsewhere = isolation(found, loaded.target, shape(found.function), captured.in_order(found.options))
+            elsewhere = isolation(found, loaded.target, shape(found.function), ordered)
             stack.callback(elsewhere.close)
         elif loaded.lifespan_function is not None:
             stack.enter_context(lifespan(loaded.lifespan_function, lambda: events.loop))
 
         on_error = _debug if debug else _nothing
-        return run(captured, found.function, found.options, events, elsewhere=elsewhere, on_error=on_error)
+        batch = captured.batch()
+        return run(name, batch, found.function, found.options, ordered, events, elsewhere=elsewhere, on_error=on_error)
 
 
 def _debug(error: Exception) -> None:

@@ -45,6 +45,8 @@ class Replayed:
     finished: list[int | str] = field(default_factory=list)
     """Ids, in the order they finished in."""
     given_up: list[End] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    """What the function raised or returned, call by call, also where a later call succeeded."""
     calls: int = 0
     left_behind: bool = False
     """A call took too long, and may not have returned yet."""
@@ -65,32 +67,38 @@ def replay(file: Path | str, target: App | Callable[..., Any], handler: str | No
         function, options = target.handlers[name].function, {**target.handlers[name].options, **options}
     else:
         function = target
+    checked = HandlerOptions(**options)
+    return run_here(captured.handler, captured.batch(), function, checked, captured.in_order(checked))
+
+
+def run_here(name: str, batch: Batch, function: Callable[..., Any], options: HandlerOptions, ordered: bool) -> Replayed:
+    """`run` with an event loop of its own."""
     events = EventLoop()
     events.start()
     try:
-        return run(captured, function, HandlerOptions(**options), events)
+        return run(name, batch, function, options, ordered, events)
     finally:
         events.stop()
 
 
 def run(
-    captured: Captured,
+    name: str,
+    batch: Batch,
     function: Callable[..., Any],
     options: HandlerOptions,
+    ordered: bool,
     events: EventLoop,
     *,
     elsewhere: Callable[[Batch, dict[int, Exception]], Outcome] | None = None,
     on_error: OnError = lambda error: None,
 ) -> Replayed:
     """An async handler runs on `events`; `on_error` is called with what the function raised or returned."""
-    ordered = captured.in_order(options)
     wants = shape(function)
     policy = Policy.of(options.retries, options.dead_letter, options.backoff, options.bisect, ordered)
     for_ever = policy.tries == math.inf
     if for_ever:
         policy = replace(policy, tries=WHOLE_TRIES)
-    caller = Caller(captured.handler, function, wants, ordered)
-    batch = captured.batch()
+    caller = Caller(name, function, wants, ordered)
     lane = Lane(batch.partition, Shape(max(1, len(batch)), 0.0, max(1, batch.size()), 1, ordered, positioned=False))
     lane.flush = True
     lane.waiting.add(batch, 0.0)
@@ -110,6 +118,7 @@ def run(
                 made.left_behind = True
             for error in (outcome.whole, *outcome.failed.values()):
                 if error is not None:
+                    made.errors.append(error)
                     on_error(error)
             verdict = policy.decide(work, outcome)
             made.finished += [work.batch.record(index).id for index in verdict.finished]

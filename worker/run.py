@@ -195,6 +195,13 @@ class Worker:
     def counters(self) -> dict[str, Counters]:
         return {running.settings.name: running.loop.counters for running in self.handlers}
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it stopped by itself: a crash, or of the handlers' failures the first."""
+        crashes = [running.threads.crash for running in self.handlers]
+        failures = [running.loop.failure for running in self.handlers]
+        return next((one for one in [*crashes, *failures] if one is not None), None)
+
     def lag(self) -> int | None:
         """Records still at the brokers, as far as the clients know."""
         lags = [running.loop.lag for running in self.handlers]

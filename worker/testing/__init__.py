@@ -1,4 +1,4 @@
-"""For tests of your handlers and of your connectors: fakes, a clock, an embedded Kafka, and brokers in containers.
+"""For tests of your handlers and of your connectors: one call, a running app, fakes, an embedded Kafka, brokers in containers.
 
 Each name is imported when it is used, so nothing here needs `stream-worker[testing]` but the containers.
 """
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from worker.replay import replay
     from worker.testing.activemq import ActiveMQContainer
+    from worker.testing.calls import call
     from worker.testing.clock import ManualClock
     from worker.testing.containers import KafkaContainer, MskContainer
     from worker.testing.fake import FakeBatch, FakeSink, FakeSource, batch
     from worker.testing.kafka import EmbeddedKafka, Kafka
+    from worker.testing.live import Running, running
     from worker.testing.rabbitmq import RabbitMQContainer
     from worker.testing.toxiproxy import ToxiproxyContainer
 
@@ -29,9 +31,12 @@ __all__ = [
     "ManualClock",
     "MskContainer",
     "RabbitMQContainer",
+    "Running",
     "ToxiproxyContainer",
     "batch",
+    "call",
     "replay",
+    "running",
 ]
 
 _HOME = {
@@ -45,8 +50,11 @@ _HOME = {
     "ManualClock": "clock",
     "MskContainer": "containers",
     "RabbitMQContainer": "rabbitmq",
+    "Running": "live",
     "ToxiproxyContainer": "toxiproxy",
     "batch": "fake",
+    "call": "calls",
+    "running": "live",
 }
 
 
