@@ -302,7 +302,7 @@ def test_a_letter_of_several_is_not_shown_as_if_it_were_all(
     with suppress(SystemExit):
         cli(["dead-letters", "show", "h2shown.py"])
     told = capsys.readouterr()
-    assert "there are more letters: --limit 10" in told.err and "after 1 try," in told.out
+    assert "there are more letters: --limit 10" in told.err and "after 1 call," in told.out
     for whole in (["--limit", "2"], ["--json"]):
         with suppress(SystemExit):
             cli(["dead-letters", "show", "h2shown.py", *whole])

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import pytest
@@ -317,6 +318,59 @@ def test_each_call_has_a_context_of_its_own_that_says_which_records() -> None:
     verdict_of(handle, b"a")
     assert seen[0] is not None and seen[0][0] == "handler" and seen[0][1].partition.stream == "orders"
     assert running.get() is None
+
+
+def logged(function: Callable[..., Any], size: int, retries: int | None, calls: int = 100) -> list[str]:
+    """What the log says until everything has ended, or for so many calls."""
+    one = batch(*[b"%d" % i for i in range(size)])
+    lane = Lane(one.partition, Shape(window=0.0))
+    lane.waiting.add(one, 0.0)
+    letters = DeadLetters("app.handler", None, discard=True, fuse=Fuse(1))
+    policy = Policy.of(retries, None if retries is None else "discard", Backoff(0.0), True, True)
+    dispatch = Dispatch("handler", function, shape(function), policy, letters)
+    with capture_logs() as lines:
+        while calls and (work := next(lane.start(math.inf), None)):
+            verdict = dispatch(work)
+            assert isinstance(verdict, Verdict)
+            lane.settle(work, verdict, 0.0)
+            calls -= 1
+    return lines
+
+
+@contextmanager
+def capture_logs() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("worker")
+    log.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+
+
+def refuses_two(values: list[int]) -> None:
+    if 2 in values:
+        raise ValueError("two")
+
+
+def test_retries_of_2_are_at_most_3_tries_in_the_log_and_splits_are_counted_apart() -> None:
+    assert logged(refuses_two, 5, retries=2) == [
+        "handler: orders[0]: 5 of 5 records again in 0.0 s, after try 1 of 3: ValueError: two",
+        "handler: orders[0]: 5 of 5 records again in 0.0 s, after try 2 of 3: ValueError: two",
+        "handler: orders[0]: 5 of 5 records again in smaller batches at once, after try 3 of 3: ValueError: two",
+        "handler: orders[0]: 3 of 3 records again in smaller batches at once, after try 3 of 3 and 1 split: ValueError: two",
+        "app.handler: 1 record discarded: record 2 of orders[0], after 3 tries and 2 splits: ValueError: two",
+    ]
+
+
+def test_without_a_limit_tries_are_counted_and_none_is_the_last() -> None:
+    assert logged(refuses_two, 3, retries=None, calls=7)[3:] == [
+        "handler: orders[0]: 3 of 3 records again in 0.0 s, after try 4: ValueError: two",
+        "handler: orders[0]: 3 of 3 records again in smaller batches at once, after try 5: ValueError: two",
+        "handler: orders[0]: 1 of 1 records again in 0.0 s, after try 6: ValueError: two",
+    ]
 
 
 def test_retry_is_no_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,5 +109,5 @@ def _tell(made: Replayed, as_json: bool) -> None:
         return
     click.echo(f"{len(made.finished)} finished, {len(made.given_up)} given up, in {count(made.calls, 'call')}")
     for end in made.given_up:
-        told = f"{end.id}: {end.then} after {count(end.attempts, 'try', 'tries')}: {say(end.error)}"
+        told = f"{end.id}: {end.then} after {end.tried}: {say(end.error)}"
         click.secho(printable(told), fg="red")

@@ -65,7 +65,7 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
 
 
 def _before(headers: Headers, handler: str) -> int:
-    """Tries of an earlier time, of a letter that came back to its handler by itself, as from a queue of letters that expire."""
+    """Calls of an earlier time, of a letter that came back to its handler by itself, as from a queue of letters that expire."""
     told = dict(headers)
     return _count(told.get("dead_letter_attempts")) if told.get("dead_letter_handler") == handler.encode() else 0
 
@@ -209,4 +209,4 @@ class DeadLetters:
 
 def _say(work: Work, given_up: GivenUp) -> str:
     told = say(given_up.error)[:MESSAGE]
-    return f"record {work.batch.record(given_up.index).id} of {work.batch.partition}, attempt {given_up.attempts}: {told}"
+    return f"record {work.batch.record(given_up.index).id} of {work.batch.partition}, after {given_up.tried}: {told}"

@@ -171,10 +171,13 @@ class Dispatch:
     def _tell(self, work: Work, verdict: Verdict, error: Exception) -> None:
         again = sum(len(part.indices) for part in verdict.again)
         wait = max(part.wait for part in verdict.again)
+        when = f"in {wait:.1f} s" if wait or not verdict.split else "at once"
+        if verdict.split:
+            when = f"in smaller batches {when}"
         level = logging.INFO if isinstance(error, Retry) else logging.WARNING
         log.log(
             level,
-            "%s: %s: %d of %d records again in %.1f s after attempt %d: %s",
-            *(self.name, work.batch.partition, again, len(work.batch), wait, work.batch.attempt, say(error)),
+            "%s: %s: %d of %d records again %s, after %s: %s",
+            *(self.name, work.batch.partition, again, len(work.batch), when, self._policy.tried(work.batch.attempt), say(error)),
             exc_info=error if level == logging.WARNING and work.batch.attempt == 1 else None,
         )

@@ -82,7 +82,7 @@ class Batch(ABC):
         self.partition = partition
         self.native = native
         self.attempt = attempt
-        """1 for the first try."""
+        """Calls with its first record, this one included: 1 for the first."""
 
     def __len__(self) -> int:
         return len(self.native)
@@ -213,7 +213,7 @@ class Source(Protocol):
 
 
 class DeadLetter(NamedTuple):
-    """A record that was given up, why, and after how many tries."""
+    """A record that was given up, why, and after how many calls."""
 
     record: Record[bytes]
     error: Exception

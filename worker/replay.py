@@ -36,8 +36,11 @@ class End:
     id: int | str
     error: Exception
     attempts: int
+    """Calls that it was in."""
     then: str
     """"dead letter", "discarded", "given up" (retries without dead_letter), "stops the handler" or "tried for ever"."""
+    tried: str = ""
+    """`3 tries and 2 splits`."""
 
 
 @dataclass
@@ -179,4 +182,4 @@ def _end(batch: Batch, one: GivenUp, options: HandlerOptions, for_ever: bool) ->
         then = "given up"
     else:
         then = STOPS if isinstance(one.error, Invalid | Reject | Stopped | Expired) else "tried for ever"
-    return End(batch.record(one.index).id, one.error, one.attempts, then)
+    return End(batch.record(one.index).id, one.error, one.attempts, then, one.tried)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.errors import Invalid, Reject, Retry
+from worker.errors import Invalid, Reject, Retry, count
 from worker.lane import Work
 from worker.work import Again, GivenUp, Outcome, Verdict
 
@@ -53,7 +53,7 @@ class Policy:
         reached = size if outcome.untouched is None else outcome.untouched
         if reached == size and not (outcome.bad or outcome.failed or outcome.whole is not None):  # an exception may be falsy
             return Verdict(range(size))
-        given_up = [GivenUp(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]
+        given_up = [self._given_up(i, error, _attempt(work, i)) for i, error in outcome.bad.items()]
         if outcome.whole is not None:
             verdict = Verdict([])
             self._whole(work, [i for i in range(size) if i not in outcome.bad], outcome.whole, verdict)
@@ -68,7 +68,7 @@ class Policy:
     def _whole(self, work: Work, indices: Sequence[int], error: Exception, verdict: Verdict) -> None:
         first = _attempt(work, indices[0])
         if isinstance(error, Reject):
-            verdict.given_up += [GivenUp(i, error, _attempt(work, i)) for i in indices]
+            verdict.given_up += [self._given_up(i, error, _attempt(work, i)) for i in indices]
         elif first != work.rest and len(indices) > 1:  # the first has failed before: from here on it fails alone
             self._together(indices[:1], first, error, verdict, others=True)
             self._together(indices[1:], work.rest, error, verdict, others=True)
@@ -84,12 +84,12 @@ class Policy:
             verdict.error = error
             verdict.again.append(Again(indices, attempt + 1, attempt + 1, self._wait(attempt, error)))
         elif can_halve:
-            verdict.error = error
+            verdict.error, verdict.split = error, True
             middle = (len(indices) + 1) // 2
             halves = (indices[:middle], indices[middle:])
             verdict.again += [Again(half, attempt + 1, attempt + 1, 0.0) for half in halves if half]
         else:
-            verdict.given_up += [GivenUp(i, error, attempt) for i in indices]
+            verdict.given_up += [self._given_up(i, error, attempt) for i in indices]
 
     def _each(self, work: Work, failed: Mapping[int, Exception], verdict: Verdict) -> None:
         """Each of `failed` is known to have failed by itself."""
@@ -98,7 +98,7 @@ class Policy:
         for index, error in sorted(failed.items()):
             attempt = _attempt(work, index)
             if isinstance(error, Reject | Invalid) or attempt >= self.tries:
-                verdict.given_up.append(GivenUp(index, error, attempt))
+                verdict.given_up.append(self._given_up(index, error, attempt))
             else:
                 verdict.error = error
                 waits[index] = error.after if isinstance(error, Retry) and error.after is not None else backoff
@@ -117,6 +117,20 @@ class Policy:
             verdict.again.append(Again([*failed.indices, *fresh], failed.attempt, 1, failed.wait))
         else:
             verdict.again.append(Again(fresh, 1, 1, 0.0))
+
+    def splits(self, attempt: int) -> int:
+        """Of so many calls of a record those in smaller batches, its tries being used up; without a limit they never are."""
+        return 0 if self.tries == math.inf else max(0, attempt - int(self.tries))
+
+    def tried(self, attempt: int) -> str:
+        """`try 1 of 3`, `try 3 of 3 and 2 splits`, `try 7`."""
+        if self.tries == math.inf:
+            return f"try {attempt}"
+        splits = self.splits(attempt)
+        return f"try {attempt - splits} of {self.tries:.0f}" + (f" and {count(splits, 'split')}" if splits else "")
+
+    def _given_up(self, index: int, error: Exception, attempt: int) -> GivenUp:
+        return GivenUp(index, error, attempt, self.splits(attempt))
 
     def _wait(self, attempt: int, error: Exception) -> float:
         if isinstance(error, Retry) and error.after is not None:

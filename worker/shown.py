@@ -133,8 +133,8 @@ def tell_letter(letter: Letter, as_json: bool) -> None:
         click.echo(json.dumps(told | {"headers": [[name, _coded(value)] for name, value in record.headers]}))
         return
     click.secho(printable(f"{where.stream}[{where.id}] {letter.id}"), bold=True)
-    tries, redrives = count(letter.attempts, "try", "tries"), count(letter.redrives, "time")
-    click.echo(f"  given up {_moment(letter.time)} after {tries}, redriven {redrives}")
+    calls, redrives = count(letter.attempts, "call"), count(letter.redrives, "time")
+    click.echo(f"  given up {_moment(letter.time)} after {calls}, redriven {redrives}")
     click.secho(printable(f"  {letter.error}: {letter.message}"), fg="red")
     click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
     for name in _TOLD:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from worker.errors import count
 from worker.interface import DeadLetter
 
 
@@ -32,6 +33,19 @@ class GivenUp:
     index: int
     error: Exception
     attempts: int
+    """Calls that it was in."""
+    splits: int = 0
+    """How many of them were after its tries were used up, each in a smaller batch than before."""
+
+    @property
+    def tried(self) -> str:
+        """`3 tries and 2 splits`: never more tries than `retries` allows."""
+        return tried(self.attempts, self.splits)
+
+
+def tried(attempts: int, splits: int) -> str:
+    tries = count(attempts - splits, "try", "tries")
+    return f"{tries} and {count(splits, 'split')}" if splits else tries
 
 
 class Again(NamedTuple):
@@ -54,3 +68,5 @@ class Verdict:
     """Of those given up, to be published before they count as ended."""
     error: Exception | None = None
     """What to tell the log about what is tried again."""
+    split: bool = False
+    """It goes on in smaller batches, as its tries are used up."""
