@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
 
 import pytest
 
-from worker import App, ConfigError
+from worker import App, Backoff, ConfigError
 from worker.options import HandlerOptions
 
 
@@ -24,6 +27,39 @@ def test_the_function_comes_back_unchanged() -> None:
 def test_the_decorator_knows_every_option_and_no_other() -> None:
     parameters = inspect.signature(App.handler).parameters
     assert {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY} == set(HandlerOptions.model_fields)
+
+
+def described() -> dict[str, tuple[str, str]]:
+    """Of each option its default and what it means."""
+    made = {}
+    for name, field in HandlerOptions.model_fields.items():
+        default = field.default
+        if isinstance(default, Backoff):
+            default = default.first
+        said = (
+            "unset" if default is None else f"{default:,g}" if type(default) in (int, float) and default < 1e6 else str(default)
+        )
+        made[name] = said, str(field.description)
+    return made
+
+
+def test_help_explains_every_option() -> None:
+    """If this fails: put what it expects into the docstring of `App.handler`, which must not need pydantic."""
+    lines = [
+        line
+        for name, (default, meaning) in described().items()
+        for line in wrap(f"{name}: {meaning} [default: {default}]", 114, initial_indent="    ", subsequent_indent="        ")
+    ]
+    told = str(inspect.getdoc(App.handler)).splitlines()
+    assert told[-len(lines) :] == lines, "\n".join(lines)
+
+
+def test_the_page_of_options_says_the_same() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "options.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", page.partition("# Options of a Kafka connection")[0], re.MULTILINE)
+    assert [(name, said.replace("`", "")) for name, said in rows] == [
+        (name, meaning) for name, (_, meaning) in described().items()
+    ]
 
 
 def test_what_cannot_be_is_refused_by_name() -> None:

@@ -83,9 +83,35 @@ class App:
     ) -> Callable[[Function], Function]:
         """Registers the function under its own name and returns it unchanged.
 
-        A stream is `connection:name`, split at the first colon; several must be of one connection. None: the default,
-        or what `worker.toml`, the environment or a flag says. The options are those of `worker.options.HandlerOptions`.
-        Raises ConfigError.
+        What is not given here may be in `worker.toml`, the environment or a flag, which overrule what is. Raises ConfigError.
+
+        Args:
+            streams: where records come from, each `connection:name`; several must be of one connection
+            batch_size: most records in a batch [default: 100]
+            window: seconds from a batch's first record to its start; 0: at once [default: 0.5]
+            max_bytes: most bytes of values in a batch; a larger record goes alone [default: 6291456]
+            retries: tries after the first, needs dead_letter; unset: 10 with dead_letter, else for ever [default: unset]
+            backoff: seconds before the second try, 0 to 86,400, doubled each time up to 60, with jitter [default: 0.2]
+            dead_letter: where given-up records go: connection:name, broker, or discard to throw them away [default:
+                unset]
+            dead_letter_timeout: seconds to try to publish before the handler stops [default: 60]
+            flood: share of the last 1,000 records that, dead-lettered or discarded, stops the handler; 1: never [default:
+                0.5]
+            on_flood: stop: the handler ends (exit 4); probe: it pauses, tries one record, and goes on when that passes
+                [default: stop]
+            max_age: seconds after which a record is given up without another try, needs dead_letter [default: unset]
+            max_age_from: age counts from the record's timestamp or its arrival [default: record]
+            timeout: seconds a batch may take; then it has failed and is tried again [default: unset]
+            isolation: process: calls run in processes of their own, which may crash or be killed [default: thread]
+            bisect: halve a batch that keeps failing until the bad record stands alone [default: True]
+            parallel: batches of one partition at once, records of one key in order [default: 1]
+            concurrency: partitions handled at once by threads [default: 1]
+            ordered: False: a failed record waits aside and the rest goes on; unset: True on Kafka, False on queues
+                [default: unset]
+            group: consumer group; unset: APP.FUNCTION [default: unset]
+            start: where a group without a position begins: earliest, latest, or a date and time [default: earliest]
+            drain: seconds a batch in flight may take at shutdown and rebalance [default: 25]
+            commit_interval: seconds between commits: what a kill can repeat [default: 1]
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "streams") and value is not None}
         _check_streams(streams)

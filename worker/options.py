@@ -71,7 +71,9 @@ class HandlerOptions(BaseModel):
     bisect: bool = Field(True, description="halve a batch that keeps failing until the bad record stands alone")
     parallel: int = Field(1, ge=1, le=1_000, description="batches of one partition at once, records of one key in order")
     concurrency: int = Field(1, ge=1, le=1_000, description="partitions handled at once by threads")
-    ordered: bool | None = Field(None, description="False: a failed record waits aside and the rest goes on")
+    ordered: bool | None = Field(
+        None, description="False: a failed record waits aside and the rest goes on; unset: True on Kafka, False on queues"
+    )
     group: str | None = Field(None, min_length=1, description="consumer group; unset: APP.FUNCTION")
     start: Literal["earliest", "latest"] | datetime = Field(
         "earliest", description="where a group without a position begins: earliest, latest, or a date and time"
