@@ -8,21 +8,28 @@ query or the mapping:
 `selector`: which messages to get, as in JMS. `activemq.*`: headers for SUBSCRIBE, as in `activemq.exclusive=true`.
 `transformation`: how map and object messages come, as `jms-json`; unset: empty.
 `client_id`: for topics; unset: the handler's group. `dlq`: where dead_letter="broker" puts messages that are not persistent.
+`max_frame_size`: bytes of a message with its headers, 100 MiB: more ends the connection.
 `heartbeat`: seconds, 10; 0: none. `connect_timeout`: seconds, 10.
 `cafile`, `certfile`, `keyfile`, `keyfile_password`, `server_hostname`, `verify`: TLS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from connectors import tls
 from connectors.activemq_browse import browse as browse
-from connectors.activemq_config import covers, usual_port
+from connectors.activemq_config import WILD, covers, usual_port
+from connectors.activemq_config import matches as matches
+from connectors.activemq_picker import Picker
 from connectors.activemq_sink import ActiveMQSink
 from connectors.activemq_source import ActiveMQSource
 from worker.errors import ConfigError
-from worker.interface import Connection, SinkOptions, SourceOptions, meet
+from worker.interface import Connection, Record, SinkOptions, SourceOptions, meet
+
+_FOREIGN = re.compile(r"/*(?P<kind>(?:temp-)?(?:queue|topic)|dsub|exchange|amq/queue)(?:/+|://)", re.IGNORECASE)
+"""What other clients and tools, JMS and STOMP, put in front of a name."""
 
 
 def source(options: SourceOptions) -> ActiveMQSource:
@@ -34,9 +41,14 @@ def source(options: SourceOptions) -> ActiveMQSource:
 
 
 def sink(options: SinkOptions) -> ActiveMQSink:
+    where = f"{options.connection.name}:{options.stream}"
     _check(options.stream, options.connection.name)
+    if WILD.search(options.stream):
+        raise ConfigError(f"{where} names many queues: a message to it would be somebody else's")
+    if options.stream.startswith("topic/") and options.partitions:
+        raise ConfigError(f"{where}: a letter of a topic cannot be redriven, as every subscriber would get it again")
     if options.stream.startswith("topic/"):
-        raise ConfigError(f"{options.connection.name}:{options.stream}: a topic keeps nothing for nobody: name a queue")
+        raise ConfigError(f"{where}: a topic keeps nothing for nobody: name a queue")
     return ActiveMQSink(options)
 
 
@@ -53,7 +65,21 @@ def warnings(connection: Connection) -> Sequence[str]:
     return tls.warnings(connection)
 
 
+def picker(options: SourceOptions, meant: Callable[[Record[bytes]], bool]) -> Picker:
+    return Picker(options, meant)
+
+
 def _check(stream: str, connection: str) -> None:
+    foreign = _FOREIGN.match(stream)
+    if foreign and foreign[0] != "topic/":
+        kind, name = foreign["kind"].lower(), stream[foreign.end() :]
+        raise ConfigError(
+            f"{connection}:{stream} is how other clients write it: "
+            + (f'write "{connection}:topic/{name}"' if kind == "topic" else f'write "{connection}:{name}"')
+            + (", of a queue that stays" if kind.startswith("temp") else "")
+        )
     name = stream.removeprefix("topic/")
-    if not name or any(character in name for character in ",?\n\r") or name.startswith("queue/"):
+    if not name or any(character in name for character in ",?\n\r"):
         raise ConfigError(f"{connection}:{stream} is no name: write NAME for a queue, topic/NAME for a topic, one each")
+    if stream.startswith("topic/ActiveMQ.Advisory."):
+        raise ConfigError(f"{connection}:{stream}: the broker keeps advisories for nobody: a worker cannot read them")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from connectors.activemq_config import WILD, matches
 from connectors.activemq_frames import header, headers
 from connectors.activemq_headers import EXACT, kept, read
-from worker.interface import KEY_HEADER, Batch, Record
+from worker.interface import KEY_HEADER, Batch, Partition, Record
 
 Message = tuple[int, bytes, bytes]
 """Its number in the order of its subscription; the head of its frame; the body."""
@@ -67,9 +68,16 @@ class ActiveMQBatch(Batch):
             read(head, _NOT_OWN),
             _number(header(head, b"timestamp")),
             told.get("message-id", number),
-            self.partition,
+            self._partition(told),
             properties,
         )
+
+    def _partition(self, told: Mapping[str, str]) -> Partition:
+        """Of a subscription with a wildcard, the queue that the message was in."""
+        stream = told.get("destination", "").removeprefix("/queue/").removeprefix("/")
+        if stream != self.partition.stream and WILD.search(self.partition.stream) and matches(self.partition.stream, stream):
+            return Partition(stream, self.partition.id)
+        return self.partition
 
 
 def _key(head: bytes) -> bytes | None:
@@ -83,4 +91,6 @@ def _key(head: bytes) -> bytes | None:
 
 
 def _number(digits: bytes | None) -> int | None:
-    return int(digits) if digits is not None and digits.isdigit() else None
+    """None also where it is larger than a broker's: a producer's property of that name may stand for it."""
+    number = int(digits) if digits is not None and digits.isdigit() and len(digits) < 20 else None
+    return number if number is None or number < 1 << 63 else None

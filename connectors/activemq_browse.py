@@ -19,11 +19,13 @@ def browse(options: SourceOptions) -> Iterator[Batch]:
     login = Login.of(options.connection)
     link = Link(login)
     try:
-        for number, stream in enumerate(options.streams):
-            inbox = link.inboxes[b"%d" % number] = []
-            told = {"id": str(number), "destination": destination(stream), "ack": "auto", "browser": "true"}
+        for stream in options.streams:
+            name = link.name()
+            inbox = link.inboxes[name.encode()] = []
+            told = {"id": name, "destination": destination(stream), "ack": "auto", "browser": "true"}
             link.about = stream
-            link.ask("SUBSCRIBE", {**told, "activemq.prefetchSize": str(_PREFETCH), **login.subscribe})
+            # Not what the connection's subscriptions ask for: a selector would hide letters.
+            link.ask("SUBSCRIBE", {**told, "activemq.prefetchSize": str(_PREFETCH)})
             yield from _read(link, inbox, Partition(stream, 0), options.batch_size)
     finally:
         link.close()
@@ -37,7 +39,8 @@ def _read(link: Link, inbox: list[Frame], partition: Partition, most: int) -> It
         frames = inbox[:most]
         del inbox[:most]
         last = frames[-1][0]
-        end = header(last, b"browser") == b"end" and header(last, b"message-id") == b"0"
+        # A message may have any properties, but the broker gives it a priority.
+        end = header(last, b"browser") == b"end" and header(last, b"message-id") == b"0" and header(last, b"priority") is None
         messages = [(number, head, body) for number, (head, body) in enumerate(frames[:-1] if end else frames, taken)]
         taken += len(messages)
         if messages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from connectors import tls
+from connectors.activemq_frames import MOST
 from worker.errors import ConfigError
 from worker.interface import Connection, addresses
 
-_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "prefetch", "selector", "transformation")
+_OURS = ("client_id", "connect_timeout", "dlq", "heartbeat", "limit", "max_frame_size", "prefetch", "selector", "transformation")
 _ALL = (*_OURS, *tls.OPTIONS)
 
 _DAY = 86_400.0
@@ -37,6 +39,7 @@ class Login:
     limit: int
     client_id: str | None
     dlq: str
+    max_frame_size: int
     subscribe: Mapping[str, str]
     """Headers for SUBSCRIBE: selector, transformation, and anything of `activemq.`"""
 
@@ -71,8 +74,20 @@ class Login:
             int(_number(connection, given, "limit", PAGED, 1, _MANY)),
             str(given["client_id"]) if "client_id" in given else None,
             str(given.get("dlq", "ActiveMQ.DLQ")),
+            int(_number(connection, given, "max_frame_size", MOST, 1 << 20, _MANY)),
             passed,
         )
+
+
+WILD = re.compile(r"[*>]")
+
+
+def matches(subscribed: str, stream: str) -> bool:
+    """Whether a subscription gets the messages of a queue or topic: `*` is one part of a name, `>` all that follow."""
+    alike = subscribed.startswith("topic/") == stream.startswith("topic/")
+    return (
+        subscribed == stream if not WILD.search(subscribed) else alike and not WILD.search(stream) and covers(subscribed, stream)
+    )
 
 
 def destination(stream: str) -> str:

@@ -45,6 +45,8 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
             f"{where}a durable subscription has one consumer at a time, and its client_id is in use: {message}; "
             "give each worker its own client_id=, or use a queue"
         )
+    if "durable subscription for an advisory" in message:
+        return Refused(f"{where}the broker keeps advisories for nobody: a worker cannot read them ({message})")
     if "not authorized" in message or kind == "SecurityException":
         return Refused(f"{where}user {connection.username} has no permission: {message}")
     if "frame size" in message.lower() or "max frame" in message.lower() or "data length" in message.lower():
@@ -54,6 +56,13 @@ def said(connection: Connection, frame: Frame, about: str = "") -> ConnectorErro
             f"{where}a header longer than 10 KiB, or more than 1000 of them, which the broker does not take: {message}"
         )
     return Unavailable(f"{where}{message or kind}")
+
+
+def ended(connection: Connection, head: bytes) -> Unavailable:
+    """The broker closed the connection; `head` is of what may be its last words, or a part of the last message."""
+    told = f"connection {connection.name}: the broker closed the connection"
+    message = header(head, b"message")
+    return Unavailable(told if message is None else f"{told}; what came last: {message.decode(errors='backslashreplace')!r:.500}")
 
 
 def foreign(connection: Connection, host: str, first: bytes) -> Refused:

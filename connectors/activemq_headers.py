@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from connectors.activemq_frames import headers
+from connectors import left_out
+from connectors.activemq_frames import escape, headers
 from worker.interface import KEY_HEADER
 
 Header = tuple[str, bytes | None]
@@ -16,6 +17,11 @@ Header = tuple[str, bytes | None]
 EXACT = "dead_letter_exact"
 """Of a letter: the headers that a frame cannot carry as they are, as JSON: [[name, base64 or null], ...]. What stands for them
 in the frame is for people."""
+_TAKEN = 10 << 10
+"""Bytes of a header beyond which the broker ends the connection."""
+_LONGEST = 9_000
+_MOST = 900
+"""Of the 1000 headers that the broker takes."""
 MEANT = re.compile(
     r"destination|receipt|persistent|content-length|ack|id|transaction|expires|priority|timestamp|reply-to|correlation-id|type"
     r"|content-type|transformation.*|amq-msg-type|message-id|redelivered|subscription|selector|browser|_?AMQ_.*|JMS.*"
@@ -29,18 +35,33 @@ def shown(name: str) -> str:
     return f"x-{name}" if MEANT.fullmatch(name) else name
 
 
-def written(own: Sequence[Header]) -> dict[str, str]:
-    """For the frame of a letter."""
-    found: dict[str, str] = {}
+def written(own: Sequence[Header]) -> tuple[dict[str, str], list[str]]:
+    """For the frame of a letter, and the names of those that the broker does not take: too long, or too many."""
+    without = [name for name, value in own if _size(name, value) > _LONGEST] + [name for name, _ in own[_MOST:]]
+    own = [(name, value) for name, value in own[:_MOST] if _size(name, value) <= _LONGEST]
     count = Counter(shown(name) for name, _ in own)
-    exact = [(name, value) for name, value in own if not (name and name == shown(name) and count[name] == 1 and _is_text(value))]
+    exact = [one for one in own if not (one[0] and one[0] == shown(one[0]) and count[one[0]] == 1 and _is_text(one[1]))]
+    told = [(name, None if value is None else base64.b64encode(value).decode()) for name, value in exact]
+    too_much = left_out.largest([len(json.dumps(one, ensure_ascii=False).encode()) + 4 for one in told], _LONGEST)
+    without += [told[at][0] for at in sorted(too_much)]
+    own = [one for one in own if one not in [exact[at] for at in too_much]]
+    found: dict[str, str] = {}
     for name, value in own:
         if name:
             found.setdefault(shown(name), (value or b"").decode(errors="backslashreplace"))
-    if exact:
-        told = [(name, None if value is None else base64.b64encode(value).decode()) for name, value in exact]
-        found[EXACT] = json.dumps(told, ensure_ascii=False)
-    return found
+    if len(too_much) < len(told):
+        found[EXACT] = json.dumps([one for at, one in enumerate(told) if at not in too_much], ensure_ascii=False)
+    return found, without
+
+
+def fitting(told: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The headers of a frame without those that are too long for the broker as they are written; and their names."""
+    fits = {name: len(escape(name.encode())) + len(escape(value.encode())) < _TAKEN for name, value in told.items()}
+    return {name: value for name, value in told.items() if fits[name]}, [name for name, fit in fits.items() if not fit]
+
+
+def _size(name: str, value: bytes | None) -> int:
+    return len(name.encode(errors="backslashreplace")) + len(value or b"")
 
 
 def read(head: bytes, not_own: frozenset[str]) -> tuple[Header, ...]:
@@ -57,7 +78,9 @@ def kept(found: Mapping[str, str]) -> list[Header]:
     """What a letter says exactly; nothing if somebody else wrote it."""
     try:
         told = json.loads(found.get(EXACT, "[]"))
-        return [(str(name), None if text is None else base64.b64decode(text, validate=True)) for name, text in told]
+        made = [(str(name), None if text is None else base64.b64decode(text, validate=True)) for name, text in told]
+        "".join(name for name, _ in made).encode()  # JSON has texts that no broker takes
+        return made
     except (ValueError, TypeError, RecursionError):
         return []
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
+import secrets
 import select
 import socket
 import ssl
@@ -29,15 +31,15 @@ from worker.errors import ConnectorError, Refused, Unavailable
 log = logging.getLogger("worker.activemq")
 
 _READ = 1 << 18
+_FIRST = 64
+"""Bytes by which an answer is told from another protocol's."""
 _TURN = 1 << 20
 """Bytes that one pump reads at most."""
+_HEART_BEAT = re.compile(r"([0-9]{1,9}),([0-9]{1,9})")
 _REPLY = 15.0
 _CLOSE = 5.0
 _PATIENCE = 2.0
 """The broker is late with its heartbeats when it was silent for so many of their intervals."""
-
-_PROMPT = encode("BEGIN", {"transaction": "prompt", "receipt": "prompt"}) + encode("ABORT", {"transaction": "prompt"})
-"""What the broker answers without doing anything: behind a text, so that its end is known."""
 
 
 class Link:
@@ -55,7 +57,10 @@ class Link:
         """Receipts that have not come."""
         self._login = login
         self._clock = clock
+        self._secret = secrets.token_hex(16)
+        """In the ids of subscriptions and receipts: what carries it is from the broker, whatever a message holds."""
         self._numbers = itertools.count(1)
+        self._prompt = self.name()
         self._lost: ConnectorError | None = None
         self._server: dict[str, str] | None = None
         failures: list[ConnectorError] = []
@@ -74,7 +79,8 @@ class Link:
 
     def _connect(self, host: str, port: int, client_id: str | None, beats: bool) -> None:
         self._lost, self._server = None, None
-        self._decoder, self._out, self._prompted = Decoder(), bytearray(), False
+        self._decoder = Decoder(self._secret.encode(), self._login.max_frame_size)
+        self._out, self._prompted = bytearray(), False
         deadline = self._clock() + self._login.connect_timeout
         self._socket = socket.create_connection((host, port), self._login.connect_timeout)
         try:
@@ -108,7 +114,10 @@ class Link:
 
     def _agree(self, server: Mapping[str, str], sends: int, wants: int) -> None:
         """Heartbeats are as frequent as the slower side wants them."""
-        can, hopes = (int(part) if part.isdigit() else 0 for part in server.get("heart-beat", "0,0").split(","))
+        told = _HEART_BEAT.fullmatch(server.get("heart-beat", "0,0"))
+        if told is None:
+            raise Unavailable(f"connection {self._login.connection.name}: {self._where}: its heart-beat is no two numbers")
+        can, hopes = map(int, told.groups())
         self._send_every = max(sends, hopes) / 1000 if sends and hopes else 0.0
         self._hear_every = max(wants, can) / 1000 if wants and can else 0.0
 
@@ -183,7 +192,7 @@ class Link:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             if not data:
-                raise Unavailable(f"connection {self._login.connection.name}: the broker closed the connection")
+                raise activemq_errors.ended(self._login.connection, self._decoder.last_words())
             total += len(data)
             if self._server is None:
                 self._look_at_first(data)
@@ -192,14 +201,30 @@ class Link:
                 break
         if total:
             self._heard = self._clock()
-            if self._decoder.doubtful and not self._prompted:
-                self._prompted = True
-                self._out += _PROMPT
-                self._flush()
+            self._look_at_dropped()
+        # What is not whole may be all there is: a length is what a producer says. The broker's next frame shows its end.
+        if self._decoder.doubtful or (not total and self._decoder.pending):
+            self._ask_for_a_frame()
         return total > 0
 
+    def _ask_for_a_frame(self) -> None:
+        """Of a kind that the broker answers without doing anything."""
+        if not self._prompted and self._server is not None:
+            self._prompted = True
+            self._out += encode("BEGIN", {"transaction": "prompt", "receipt": self._prompt})
+            self._out += encode("ABORT", {"transaction": "prompt"})
+            self._flush()
+
+    def _look_at_dropped(self) -> None:
+        dropped, self._decoder.dropped = self._decoder.dropped, b""
+        if dropped:
+            log.warning(
+                "connection %s: behind a message came what is no frame: %r: a producer wrote it so, or the broker complains",
+                *(self._login.connection.name, dropped.decode(errors="backslashreplace")),
+            )
+
     def _look_at_first(self, data: bytes) -> None:
-        self._first = (self._first + data).lstrip(b"\r\n")
+        self._first = (self._first + data[:_FIRST]).lstrip(b"\r\n")[:_FIRST]
         if not any(self._first.startswith(word[: len(self._first)]) for word in (b"CONNECTED", b"ERROR")):
             raise activemq_errors.foreign(self._login.connection, self._where, self._first)
 
@@ -212,10 +237,10 @@ class Link:
                 if inbox is not None:
                     inbox.append(frame)
             elif head.startswith(b"RECEIPT"):
-                name = unescape(raw(head, RECEIPT_ID) or b"").decode()
+                name = unescape(raw(head, RECEIPT_ID) or b"").decode(errors="replace")
                 self.waiting.discard(name)
-                self._prompted = self._prompted and name != "prompt"
-            elif head.startswith(b"CONNECTED"):
+                self._prompted = self._prompted and name != self._prompt
+            elif head.startswith(b"CONNECTED") and self._server is None:
                 self._server = headers(head)
             elif head.startswith(b"ERROR"):
                 raise activemq_errors.said(self._login.connection, (head, body), self.about)
@@ -232,9 +257,13 @@ class Link:
         except (OSError, ssl.SSLError):
             self.pump()  # what the broker said before it closed tells more
 
+    def name(self) -> str:
+        """A new one, for a subscription or a receipt, which no producer can know."""
+        return f"{self._secret}.{next(self._numbers)}"
+
     def receipt(self) -> str:
         """A new receipt's name, which the broker is now expected to confirm."""
-        name = str(next(self._numbers))
+        name = self.name()
         self.waiting.add(name)
         return name
 

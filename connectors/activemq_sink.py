@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
+from connectors import left_out
 from connectors.activemq_config import Login
 from connectors.activemq_frames import encode
 from connectors.activemq_link import Link
 from connectors.activemq_message import message
 from worker.errors import ConnectorError, PublishError, Refused
 from worker.interface import DeadLetter, SinkOptions
+
+log = logging.getLogger("worker.activemq")
 
 _WINDOW = 1_000
 _BYTES = 4 << 20
@@ -29,6 +33,7 @@ class ActiveMQSink:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._used = 0.0
+        self._warned = self._warned_empty = False
 
     def open(self) -> None:
         with self._lock:
@@ -82,7 +87,17 @@ class ActiveMQSink:
         return start
 
     def _frame(self, letter: DeadLetter, receipt: str) -> bytes:
-        told = message(letter.record, letter.headers, self._options.stream)
+        if letter.record.properties.get("text") and not letter.record.value and not self._warned_empty:
+            self._warned_empty = True
+            log.warning(
+                "%s: a dead letter of an empty text: over STOMP a map, object or stream message comes so, and what was in it is "
+                "not in the letter; transformation=jms-json makes maps and objects come as JSON; said once",
+                self._where,
+            )
+        told, without = message(letter.record, letter.headers, self._options.stream)
+        if without and not self._warned:
+            self._warned = True
+            left_out.warn(self._where, without, "as the broker takes 1000 of 10 KiB each")
         return encode("SEND", {**told, "receipt": receipt}, letter.record.value or b"")
 
     @property

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_config import Login
+from connectors.activemq_config import WILD, Login
 from connectors.activemq_errors import InUse
 from connectors.activemq_link import Link
 from connectors.activemq_subscription import Subscription
@@ -69,7 +69,8 @@ class ActiveMQSource:
             partition: Subscription(login, partition, self._prefetch, options.group, options.ordered)
             for partition in (Partition(stream, 0) for stream in options.streams)
         }
-        for subscription in self._subscriptions.values():
+        # Wildcards first: what the broker says against one has no receipt, and counts only where no message lies in front of it.
+        for subscription in sorted(self._subscriptions.values(), key=lambda one: not WILD.search(one.partition.stream)):
             subscription.subscribe(link)
 
     def _warn_of(self, server: str) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Sequence
 
 from connectors.activemq_acks import Cumulative, Individual, ack_id
 from connectors.activemq_batch import ActiveMQBatch, Message
-from connectors.activemq_config import Login, destination
+from connectors.activemq_config import WILD, Login, destination
 from connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
 from connectors.activemq_link import Link
 from connectors.activemq_message import message
 from worker.interface import Partition
-
-_WILD = re.compile(r"[*>]")
-_ids = itertools.count(1)
 
 
 class Subscription:
@@ -42,7 +37,7 @@ class Subscription:
         """From the first message that is not settled; `Refused` if the broker does not let us."""
         # In order, what is behind a failed record waits for it anyway, so that one ACK may stand for all.
         self._acks = Cumulative() if self._ordered else Individual()
-        self.inbox, self._taken, self._id = [], 0, str(next(_ids))
+        self.inbox, self._taken, self._id = [], 0, link.name()
         told = {
             "id": self._id,
             "destination": destination(self.partition.stream),
@@ -55,7 +50,7 @@ class Subscription:
             told["activemq.subscriptionName"] = f"{self._name}.{self.partition.stream.removeprefix('topic/')}"
         link.inboxes[self._id.encode()] = self.inbox
         link.about = self.partition.stream
-        if _WILD.search(self.partition.stream):
+        if WILD.search(self.partition.stream):
             # With a receipt Classic subscribes for no messages, confirms, and then asks the queue of just this name for more.
             link.write(encode("SUBSCRIBE", told))
             link.sync()
@@ -78,7 +73,7 @@ class Subscription:
         persistent = [one for one in messages if raw(one[1], PERSISTENT) == b"true"]
         others = [one for one in messages if raw(one[1], PERSISTENT) != b"true"]
         for record in ActiveMQBatch(self.partition, others):
-            told = message(record, record.headers, self._login.dlq)
+            told, _ = message(record, record.headers, self._login.dlq)
             link.ask("SEND", {**told, "originalDestination": destination(self.partition.stream)}, record.value or b"")
         link.write(nacks(map(ack_id, persistent)) + self._acks.skip(persistent))
         if others:

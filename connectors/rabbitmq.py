@@ -53,3 +53,5 @@ def warnings(connection: Connection) -> Sequence[str]:
 def _check(queue: str, connection: str) -> None:
     if not 0 < len(queue.encode()) < 256:
         raise ConfigError(f"{connection}:{queue[:50]} is no name of a queue: 1 to 255 bytes of UTF-8")
+    if queue.startswith("amq.rabbitmq.reply-to"):
+        raise ConfigError(f"{connection}:{queue} is no queue: it is where a client gets answers to its own requests")

@@ -82,8 +82,13 @@ def flat(value: Any) -> bytes | None:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     if isinstance(value, dict | list):
-        return json.dumps(value, default=str, ensure_ascii=False).encode()
+        return json.dumps(value, default=_text, ensure_ascii=False).encode()
     return str(value).encode()
+
+
+def _text(value: Any) -> str:
+    """Of what JSON does not have."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _id(properties: spec.BasicProperties) -> str | None:
@@ -93,7 +98,9 @@ def _id(properties: spec.BasicProperties) -> str | None:
 
 
 def _timestamp(properties: spec.BasicProperties) -> int | None:
-    return None if properties.timestamp is None else int(properties.timestamp) * 1000
+    """None where no other broker could have it: publishers write any 64 bits."""
+    milliseconds = None if properties.timestamp is None else int(properties.timestamp) * 1000
+    return milliseconds if milliseconds is not None and milliseconds < 1 << 63 else None
 
 
 def _split(route: bytes) -> tuple[bytes, bytes]:

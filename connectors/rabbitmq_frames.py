@@ -57,13 +57,19 @@ def take_deliveries(buffer: bytes, at: int, inboxes: Mapping[int, list[Delivery]
     return at, False
 
 
+def frame_size(buffer: bytes, at: int = 0) -> int:
+    """How long the frame at `at` says that it is, without its own header; 0: too little is there to know."""
+    return int.from_bytes(buffer[at + 3 : at + 7], "big") if len(buffer) - at >= 7 else 0
+
+
 def frame_end(buffer: bytes, at: int) -> int:
     """Where the frame at `at` ends; beyond the buffer if it is not all there."""
-    return at + 8 + int.from_bytes(buffer[at + 3 : at + 7], "big") if len(buffer) - at >= 7 else len(buffer) + 1
+    return at + 8 + frame_size(buffer, at) if len(buffer) - at >= 7 else len(buffer) + 1
 
 
 class Properties:
-    """Of a message in several frames, as they came: what pika cannot decode would end the connection, each time it comes."""
+    """As bytes, of what is sent, and of what came in several frames: what pika cannot decode would end the connection, each time
+    it comes."""
 
     INDEX = spec.BasicProperties.INDEX
 
@@ -74,19 +80,24 @@ class Properties:
         return [self._raw]
 
 
-def decode(frame: bytes, inboxes: Mapping[int, list[Delivery]]) -> Any:
+def decode(frame: bytes) -> Any:
     """One frame as an object of pika's; None: it is none."""
     kind, channel, _ = _BODY.unpack_from(frame)
-    if kind == 2 and channel in inboxes:
+    if kind == 2:
         return Header(channel, _HEADER.unpack_from(frame)[4], Properties(frame[19:-1]))
     return decode_frame(frame)[1]
 
 
 def delivery(method: spec.Basic.Deliver, properties: spec.BasicProperties | Properties, body: bytes) -> Delivery:
     """What `take_deliveries` would have made of it."""
-    exchange, key = (method.exchange or "").encode(), (method.routing_key or "").encode()
+    exchange, key = _bytes(method.exchange), _bytes(method.routing_key)
     route = bytes([len(exchange)]) + exchange + bytes([len(key)]) + key
     return method.delivery_tag, int(method.redelivered or 0), route, b"".join(properties.encode()), body
+
+
+def _bytes(text: str | bytes | None) -> bytes:
+    """Pika leaves bytes where they are no UTF-8."""
+    return text if isinstance(text, bytes) else (text or "").encode()
 
 
 def ack(channel: int, tag: int, multiple: bool) -> bytes:
@@ -99,14 +110,10 @@ def reject(channel: int, tag: int) -> bytes:
 
 
 def publish(channel: int, queue: str, messages: Iterable[tuple[spec.BasicProperties | Properties, bytes]], longest: int) -> bytes:
-    """Mandatory publishes of the default exchange to `queue`, in frames of at most `longest` bytes; ValueError if the headers and
-    properties of one do not fit into one, as the broker would end the connection over it."""
+    """Mandatory publishes of the default exchange to `queue`, in frames of at most `longest` bytes, which properties must fit."""
     method = Method(channel, spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)).marshal()
     parts = []
     for properties, body in messages:
-        header = Header(channel, len(body), properties).marshal()
-        if len(header) - 8 > longest:
-            raise ValueError(f"they take {len(header) - 8} bytes, and the broker takes {longest}")
-        parts += [method, header]
+        parts += [method, Header(channel, len(body), properties).marshal()]
         parts += [Body(channel, body[start : start + longest]).marshal() for start in range(0, len(body), longest)]
     return b"".join(parts)

@@ -1,8 +1,8 @@
-"""Reads a message's headers as they are: pika cuts fractions off, and gives all up over a date or a number that it has not."""
+"""A message's headers as they are: pika cuts fractions off, cannot write any, and gives all up over a date that it has not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from struct import Struct
@@ -35,30 +35,71 @@ _FIXED: dict[int, tuple[Struct, Callable[..., Any]]] = {
 }
 
 
+_KINDS = spec.BasicProperties
+
+
+class Headers(dict[str, Any]):
+    """A message's headers with their types, and each as the bytes that it came in, to be written as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields: dict[str, tuple[bytes, bytes]] = {}
+        """Name, type and value."""
+
+
 def properties(raw: bytes) -> spec.BasicProperties:
     """All of a message's properties, from the bytes of its header frame."""
-    kinds = spec.BasicProperties
-    flags, at = int.from_bytes(raw[:2], "big"), 2
-    if not flags & kinds.FLAG_HEADERS:
-        return kinds().decode(raw)
-    for flag in (kinds.FLAG_CONTENT_TYPE, kinds.FLAG_CONTENT_ENCODING):  # they lie in front
-        if flags & flag:
-            at += 1 + raw[at]
+    flags = int.from_bytes(raw[:2], "big")
+    if not flags & _KINDS.FLAG_HEADERS:
+        return _KINDS().decode(raw)
+    at = _in_front_of_headers(raw)
     headers, end = _table(raw, at)
-    found = kinds().decode((flags & ~kinds.FLAG_HEADERS).to_bytes(2, "big") + raw[2:at] + raw[end:])
+    found = _KINDS().decode((flags & ~_KINDS.FLAG_HEADERS).to_bytes(2, "big") + raw[2:at] + raw[end:])
     found.headers = headers
     return found
 
 
-def _table(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
+def with_headers(told: spec.BasicProperties, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What a message is sent with; `told` has no headers, `fields` are names, and types and values as `field` writes them.
+
+    ValueError: a name is too long.
+    """
+    raw: bytes = b"".join(told.encode())
+    table = b"".join([bytes([len(name)]) + name + value for name, value in fields])
+    flags, at = int.from_bytes(raw[:2], "big"), _in_front_of_headers(raw)
+    return int(flags | _KINDS.FLAG_HEADERS).to_bytes(2, "big") + raw[2:at] + _SIZE.pack(len(table)) + table + raw[at:]
+
+
+def field(value: bytes | None) -> bytes:
+    """A header's type and value: text where it is text, as consoles and other clients show that."""
+    if value is None:
+        return b"V"
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return b"x" + _SIZE.pack(len(value)) + value
+    return b"S" + _SIZE.pack(len(value)) + value
+
+
+def _in_front_of_headers(raw: bytes) -> int:
+    flags, at = int.from_bytes(raw[:2], "big"), 2
+    for flag in (_KINDS.FLAG_CONTENT_TYPE, _KINDS.FLAG_CONTENT_ENCODING):
+        if flags & flag:
+            at += 1 + raw[at]
+    return at
+
+
+def _table(raw: bytes, at: int) -> tuple[Headers, int]:
     """What begins at `at`, and where it ends."""
-    found = {}
+    found = Headers()
     end = at + 4 + _SIZE.unpack_from(raw, at)[0]
     at += 4
     while at < end:
         stop = at + 1 + raw[at]
-        name = raw[at + 1 : stop].decode(errors="backslashreplace")
-        found[name], at = _value(raw, stop)
+        name = raw[at + 1 : stop]
+        shown = name.decode(errors="backslashreplace")
+        found[shown], at = _value(raw, stop)
+        found.fields[shown] = name, raw[stop:at]
     return found, end
 
 

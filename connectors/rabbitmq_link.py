@@ -10,12 +10,13 @@ from typing import Any
 import pika
 import pika.channel
 import pika.exceptions
+from pika import spec
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils.nbio_interface import AbstractStreamTransport
 
 from connectors import rabbitmq_errors
 from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_frames import Delivery, decode, frame_end, take_deliveries
+from connectors.rabbitmq_frames import Delivery, decode, frame_end, frame_size, take_deliveries
 from worker.errors import ConnectorError, Refused, Unavailable
 
 _READ = 1 << 18
@@ -38,9 +39,14 @@ class BulkConnection(SelectConnection):  # type: ignore[misc]  # untyped
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        if not self.inboxes:
-            super()._on_data_available(data_in)
+        if self.is_open or self.is_closing:
+            self._read_frames(data_in)
             return
+        super()._on_data_available(data_in)
+        if len(self._frame_buffer) > spec.FRAME_MAX_SIZE:
+            raise pika.exceptions.InvalidFrameError(f"a login does not take {len(self._frame_buffer)} bytes")
+
+    def _read_frames(self, data_in: bytes) -> None:
         buffer = self._frame_buffer + data_in if self._frame_buffer else data_in
         at, longest = 0, self._body_max_length
         while True:
@@ -48,12 +54,15 @@ class BulkConnection(SelectConnection):  # type: ignore[misc]  # untyped
             stop = frame_end(buffer, at)
             if more or stop > len(buffer):
                 break
-            frame = decode(buffer[at:stop], self.inboxes)
+            frame = decode(buffer[at:stop])
             at = stop
             if frame is not None:
                 self._process_frame(frame)
         self._frame_buffer = buffer[at:]
         self.bytes_received += at
+        # Else a frame that never ends is kept, and copied at each read.
+        if (size := frame_size(self._frame_buffer)) > self.params.frame_max:
+            raise pika.exceptions.InvalidFrameError(f"a frame of {size:,} bytes, and {self.params.frame_max:,} were agreed")
 
 
 class Link:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import pika
 from pika import spec
@@ -47,14 +47,37 @@ def ensure(link: Link, login: Login, queue: str) -> None:
     channel.close()
 
 
-def refuse_stream(link: Link, login: Login, queue: str) -> bool:
-    """False: this user may not ask for its type."""
+def kind_of(link: Link, queue: str) -> Literal["queue", "stream", "temporary", "unknown"]:
+    """Temporary: it is deleted when its last consumer leaves. Unknown: this user may not ask."""
+    told = _what_differs(link, queue, durable=True)
+    if told is not None and "'durable'" in told:  # only one thing that differs is told, and this is told first
+        told = _what_differs(link, queue, durable=False)
+    if not told:
+        return "stream" if told is None else "unknown"
+    return "temporary" if "'auto_delete'" in told else "queue"
+
+
+def refuse_temporary(link: Link, login: Login, queue: str) -> None:
+    if kind_of(link, queue) == "temporary":
+        raise temporary(login, queue)
+
+
+def temporary(login: Login, queue: str) -> Refused:
+    return Refused(
+        f"connection {login.connection.name}: queue {queue} has auto_delete: it is deleted, with the dead letters in it, when "
+        "somebody who looked at it leaves; name one without"
+    )
+
+
+def _what_differs(link: Link, queue: str, durable: bool) -> str | None:
+    """What the broker says to a declaration that fits no queue but a stream; None: it fits, "": this user may not ask."""
     channel = link.channel()
     try:
-        channel.ask(channel.pika.queue_declare, queue=queue, durable=True, arguments=_STREAM)
+        channel.ask(channel.pika.queue_declare, queue=queue, durable=durable, arguments=_STREAM)
     except ChannelClosed as error:
-        return rabbitmq_errors.code(error.reason) != ACCESS_REFUSED
-    raise stream(login, queue)
+        return "" if rabbitmq_errors.code(error.reason) == ACCESS_REFUSED else rabbitmq_errors.reason(error.reason)
+    channel.close()
+    return None
 
 
 def stream(login: Login, queue: str) -> Refused:
@@ -62,6 +85,17 @@ def stream(login: Login, queue: str) -> Refused:
         f"connection {login.connection.name}: queue {queue} is a stream: over AMQP 0-9-1 it has no position, so a restart "
         "would repeat all of it or skip some; use a quorum queue"
     )
+
+
+def waiting(link: Link, login: Login, queue: str) -> int:
+    """Messages that are delivered to nobody."""
+    channel = link.channel()
+    try:
+        told = channel.ask(channel.pika.queue_declare, queue=queue, passive=True)
+    except ChannelClosed as error:
+        raise rabbitmq_errors.channel_closed(login.connection, queue, error.reason) from error
+    channel.close()
+    return int(told.method.message_count)
 
 
 def returns(one: Delivery) -> int:
@@ -75,7 +109,8 @@ def returns(one: Delivery) -> int:
 class Consumer:
     """Consumes one queue, on a channel of its own; a new one when the broker ended it or it was given back."""
 
-    def __init__(self, login: Login, partition: Partition, prefetch: int) -> None:
+    def __init__(self, login: Login, partition: Partition, prefetch: int, *, letters: bool = False) -> None:
+        """`letters`: somebody looks at dead letters, and wants to find them again."""
         self.partition = partition
         self.paused = False
         self.lost: str | None = None
@@ -86,7 +121,8 @@ class Consumer:
         """The broker was told something, and may not have it yet."""
         self._login = login
         self._prefetch = prefetch
-        self._warned = False
+        self._letters = letters
+        self._warned = self._warned_temporary = False
         self._perhaps_stream = False
         self._link: Link
         self._channel: Channel | None = None
@@ -99,7 +135,7 @@ class Consumer:
         """From the first message that is not settled."""
         queue = self.partition.stream
         ensure(link, self._login, queue)
-        self._perhaps_stream = not refuse_stream(link, self._login, queue)
+        self._look_at_kind(kind_of(link, queue))
         channel = link.channel()
         self._link, self._channel = link, channel
         self.lost, self.inbox, self.acks, self._unflushed = None, [], Acks(), False
@@ -113,6 +149,17 @@ class Consumer:
             )
         except ChannelClosed as error:
             raise rabbitmq_errors.channel_closed(self._login.connection, queue, error.reason) from error
+
+    def _look_at_kind(self, kind: str) -> None:
+        queue = self.partition.stream
+        self._perhaps_stream = kind == "unknown"
+        if kind == "stream":
+            raise stream(self._login, queue)
+        if kind == "temporary" and self._letters:
+            raise temporary(self._login, queue)
+        if kind == "temporary" and not self._warned_temporary:
+            self._warned_temporary = True
+            log.warning("queue %s has auto_delete: when its last worker stops it is deleted, with the messages in it", queue)
 
     @staticmethod
     def _received(inbox: list[Delivery]) -> Any:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pika import exceptions, spec
-from pika.data import encode_value
+from pika import spec
 
-from connectors import rabbitmq_errors
-from connectors.rabbitmq_batch import flat
+from connectors import left_out, rabbitmq_errors
 from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_frames import publish
+from connectors.rabbitmq_frames import Properties, publish
 from connectors.rabbitmq_link import Channel, ChannelClosed, Link
-from connectors.rabbitmq_queue import ensure
+from connectors.rabbitmq_message import properties
+from connectors.rabbitmq_queue import ensure, refuse_temporary
 from worker.errors import PublishError, Refused, Unavailable
-from worker.interface import KEY_HEADER, NULL_HEADER, DeadLetter, SinkOptions
+from worker.interface import DeadLetter, SinkOptions
 
 _WINDOW = 1_000
 """Letters on their way at once."""
@@ -29,13 +27,6 @@ _IDLE = 5.0
 _SILENT = 15.0
 """Seconds in which nothing is confirmed and nothing sent, after which the connection is thought dead, unless the broker says that
 it blocks us."""
-_ROUTING = ("CC", "BCC")
-"""By headers of these names the broker routes copies to other queues: a letter has them with `x-` before them."""
-_UNWRITABLE = (exceptions.AMQPError, struct.error, ValueError, TypeError, RecursionError)
-"""What pika raises over headers and properties that it cannot write."""
-_KEPT = ("content_type", "content_encoding", "priority", "correlation_id", "reply_to", "message_id", "type", "app_id")
-"""Properties of a record that its letter has, too. Not its expiration, which would throw it away, nor the user who wrote it,
-as the broker takes only our own."""
 
 
 class _Confirms:
@@ -45,7 +36,7 @@ class _Confirms:
         self.channel = channel
         self.published = 0
         self.open: set[int] = set()
-        self.nacked = 0
+        self.refused: set[int] = set()
         self.returned: str | None = None
 
     def on_confirm(self, frame: Any) -> None:
@@ -53,7 +44,7 @@ class _Confirms:
         settled = {one for one in self.open if one <= tag} if multiple else {tag}
         self.open -= settled
         if isinstance(frame.method, spec.Basic.Nack):
-            self.nacked += len(settled)
+            self.refused |= settled
 
     def on_return(self, _channel: Any, method: spec.Basic.Return, _properties: Any, _body: bytes) -> None:
         self.returned = str(method.reply_text)
@@ -71,6 +62,7 @@ class RabbitMQSink:
         self._confirms: _Confirms | None = None
         self._blocked: str | None = None
         self._used = clock()
+        self._warned = False
 
     def open(self) -> None:
         with self._lock:
@@ -92,6 +84,8 @@ class RabbitMQSink:
         link.connection.add_on_connection_blocked_callback(self._on_blocked)
         link.connection.add_on_connection_unblocked_callback(self._on_unblocked)
         ensure(link, self._login, self._options.stream)
+        if not self._options.partitions:  # those of a command go back to a handler's stream
+            refuse_temporary(link, self._login, self._options.stream)
         self._confirms = confirms = _Confirms(link.channel())
         channel = confirms.channel
         channel.pika.add_on_return_callback(confirms.on_return)
@@ -121,7 +115,7 @@ class RabbitMQSink:
 
     def _publish(self, link: Link, confirms: _Confirms, letters: Sequence[DeadLetter]) -> None:
         begun = heard = self._clock()
-        confirms.nacked, confirms.returned = 0, None
+        confirms.refused, confirms.returned, first = set(), None, confirms.published + 1
         start = left = unsent = 0
         while start < len(letters) or confirms.open:
             while start < len(letters) and len(confirms.open) < _WINDOW and link.unsent < _BYTES:
@@ -136,8 +130,10 @@ class RabbitMQSink:
                 raise PublishError(f"{self._where}: {left} not confirmed in {self._clock() - begun:.0f} s{self._why()}")
         if confirms.returned is not None:
             raise PublishError(f"{self._where}: no queue takes it: {confirms.returned}")
-        if confirms.nacked:
-            raise PublishError(f"{self._where}: the broker refused {confirms.nacked} (is the queue full?)")
+        if confirms.refused:
+            error = PublishError(f"{self._where}: the broker refused {len(confirms.refused)} (is the queue full?)")
+            error.refused = sorted(tag - first for tag in confirms.refused)
+            raise error
 
     def _why(self) -> str:
         return f": the broker blocks publishers ({self._blocked})" if self._blocked else ""
@@ -149,33 +145,19 @@ class RabbitMQSink:
         while stop < len(letters) and stop - start < room and size < _BYTES:
             size += len(letters[stop].record.value or b"")
             stop += 1
-        messages = [(self._properties(letter), letter.record.value or b"") for letter in letters[start:stop]]
-        try:
-            frames = publish(confirms.channel.number, self._options.stream, messages, link.connection._body_max_length)
-        except _UNWRITABLE as error:
-            told = f"a letter's headers or properties cannot be sent (a name of more than 255 bytes?): {error!r}"
-            raise PublishError(f"{self._where}: {told}", permanent=True) from error
-        link.write(frames)
+        longest = link.connection._body_max_length
+        messages = [(self._properties(letter, longest), letter.record.value or b"") for letter in letters[start:stop]]
+        link.write(publish(confirms.channel.number, self._options.stream, messages, longest))
         confirms.open.update(range(confirms.published + 1, confirms.published + 1 + len(messages)))
         confirms.published += len(messages)
         return stop
 
-    def _properties(self, letter: DeadLetter) -> spec.BasicProperties:
-        record = letter.record
-        typed = record.properties.get("headers", {})
-        headers: dict[str, Any] = {}
-        for name, value in letter.headers:
-            shown = f"x-{name}" if name in _ROUTING else name
-            headers[shown] = typed[name] if name in typed and flat(typed[name]) == value and _can(typed[name]) else _text(value)
-        if record.key is not None and record.key != self._options.stream.encode():
-            headers[KEY_HEADER] = _text(record.key)
-        if record.value is None:
-            headers[NULL_HEADER] = "value"
-        kept = {
-            name: record.properties[name] for name in _KEPT if name in record.properties and "routing_key" in record.properties
-        }
-        seconds = None if record.timestamp is None or record.timestamp < 0 else record.timestamp // 1000
-        return spec.BasicProperties(headers=headers, delivery_mode=2, timestamp=seconds, **kept)
+    def _properties(self, letter: DeadLetter, longest: int) -> Properties:
+        made, without = properties(letter, self._options.stream, longest)
+        if without and not self._warned:
+            self._warned = True
+            left_out.warn(self._where, without, f"as a name may have 255 bytes, and all headers together {longest:,}")
+        return made
 
     @property
     def _where(self) -> str:
@@ -195,22 +177,3 @@ class RabbitMQSink:
     def close(self) -> None:
         with self._lock:
             self._disconnect()
-
-
-def _can(value: Any) -> bool:
-    """Pika writes it; not so a fraction, alone or in a table."""
-    try:
-        encode_value([], value)
-    except _UNWRITABLE:
-        return False
-    return True
-
-
-def _text(value: bytes | None) -> str | bytes | None:
-    """As text where it is text: consoles and other clients show that."""
-    if value is None:
-        return None
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value

@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Sequence
 from connectors.rabbitmq_batch import RabbitMQBatch
 from connectors.rabbitmq_config import MOST_PREFETCH, Login
 from connectors.rabbitmq_link import ChannelClosed, Link
-from connectors.rabbitmq_queue import Consumer
+from connectors.rabbitmq_queue import RETURNS, Consumer, returns, waiting
+from connectors.rabbitmq_sink import RabbitMQSink
 from worker.errors import Refused, Unavailable
-from worker.interface import Batch, OnRevoke, Partition, SourceOptions
+from worker.interface import Batch, DeadLetter, OnRevoke, Partition, Record, SinkOptions, SourceOptions
 
 log = logging.getLogger("worker.rabbitmq")
 
@@ -55,7 +56,7 @@ class RabbitMQSource:
         if self._options.ordered and self._known:
             self._wait(link, _GIVES_BACK)
         self._consumers = {
-            partition: Consumer(self._login, partition, self._prefetch)
+            partition: Consumer(self._login, partition, self._prefetch, letters=self._options.brief)
             for partition in (Partition(name, 0) for name in self._options.streams)
         }
         for consumer in self._consumers.values():
@@ -116,7 +117,11 @@ class RabbitMQSource:
         told = f"queue {partition.stream}: {consumer.lost}"
         if self._clock() - self._since[partition] < _OFTEN:
             raise Unavailable(f"connection {self._options.connection.name}: {told}")
-        log.warning("%s; consuming again", told)
+        log.warning(
+            "%s; consuming again. Calls that run are void: what they were given comes again, and their tries do not count. "
+            "Where they take longer than the broker's consumer timeout, set timeout= below it, or raise it",
+            told,
+        )
         consumer.close()
 
     def commit(self, batches: Sequence[Batch]) -> None:
@@ -170,6 +175,33 @@ class RabbitMQSource:
     def lag(self) -> int | None:
         return None
 
+    def waiting(self) -> int:
+        """Messages that are delivered to nobody."""
+        return sum(waiting(self._open_link, self._login, queue) for queue in self._options.streams)
+
+    def worn(self, batch: Batch) -> list[Batch]:
+        """The letters that a quorum queue would drop when they had been looked at a few times more."""
+        assert isinstance(batch, RabbitMQBatch)
+        found = [index for index, one in enumerate(batch.native) if returns(one) >= RETURNS]
+        letters = [index for index in found if _is_letter(batch.record(index))]
+        if len(letters) < len(found):
+            log.warning(
+                "queue %s: %d messages that no worker wrote came back %d times and more; a quorum queue drops them after 20, "
+                "unless it has x-delivery-limit=-1: set it by a policy (delivery-limit) before the next look",
+                *(batch.partition.stream, len(found) - len(letters), RETURNS),
+            )
+        return [batch.pick(letters)] if letters else []
+
+    def renew(self, worn: Sequence[Batch]) -> None:
+        """Puts copies in their place, which count from 0 again."""
+        for batch in worn:
+            sink = RabbitMQSink(SinkOptions(self._options.connection, batch.partition.stream, partitions=True))
+            try:
+                sink.publish([DeadLetter(record, ValueError(), 1, record.headers) for record in batch])
+                self.commit([batch])
+            finally:
+                sink.close()
+
     def close(self, remaining: Callable[[], float] | None = None) -> None:
         link = self._link
         if link is None:
@@ -185,3 +217,7 @@ class RabbitMQSource:
             self._link = None
             self._consumers.clear()
             link.close()
+
+
+def _is_letter(record: Record[bytes]) -> bool:
+    return any(name == "dead_letter_handler" for name, _ in record.headers)

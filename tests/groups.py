@@ -16,7 +16,7 @@ _BROKER = {
 """The broker that a test needs, by the name of its fixture or of its parameter."""
 
 _COMMANDS = {"test_faults.py", "test_queue_faults.py", "test_dead_letters.py"}
-"""They run `worker` as a process, wait for it most of the time, and restart the broker: these have a broker to themselves."""
+"""They run `worker` as a process, wait for it most of the time, and restart the broker: each has a broker to itself."""
 
 
 def mark(items: list[pytest.Item]) -> None:
@@ -37,7 +37,7 @@ def _group(item: pytest.Item) -> str | None:
     call = getattr(item, "callspec", None)
     names = [*(call.params.values() if call else ()), *getattr(item, "fixturenames", ())]
     broker = next((_BROKER[name] for name in names if isinstance(name, str) and name in _BROKER), None)
-    return f"{broker}-commands" if broker and item.path.name in _COMMANDS else broker
+    return f"{broker}-{item.path.stem}" if broker and item.path.name in _COMMANDS else broker
 
 
 def check(config: pytest.Config, items: list[pytest.Item]) -> None:

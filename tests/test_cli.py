@@ -302,10 +302,11 @@ def test_a_letter_of_several_is_not_shown_as_if_it_were_all(
     with suppress(SystemExit):
         cli(["dead-letters", "show", "h2shown.py"])
     told = capsys.readouterr()
-    assert "1 of 2 letters; --limit 2 shows all" in told.err and "after 1 try," in told.out
-    with suppress(SystemExit):
-        cli(["dead-letters", "show", "h2shown.py", "--limit", "2"])
-    assert "--limit" not in capsys.readouterr().err
+    assert "there are more letters: --limit 10" in told.err and "after 1 try," in told.out
+    for whole in (["--limit", "2"], ["--json"]):
+        with suppress(SystemExit):
+            cli(["dead-letters", "show", "h2shown.py", *whole])
+        assert "--limit" not in capsys.readouterr().err
 
 
 def test_counts_agree_with_their_words() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
 from tests.support import batch
+from worker import signature
 from worker.decode import Decode, shape
 from worker.errors import ConfigError, Invalid, Stopped
 from worker.interface import Batch, Record
@@ -332,6 +333,17 @@ def test_the_type_comes_through_partials_and_wrappers() -> None:
     ):
         made = shape(function)
         assert (made.takes, made.typed, made.is_async) == ("list", True, is_async)
+
+
+async def yields(orders: list[Order]) -> AsyncIterator[None]:
+    yield
+
+
+def test_a_decorator_that_may_not_run_what_it_wraps_is_doubted() -> None:
+    assert "an async function" in str(signature.doubt(timed(later_of_a_database)))
+    assert "a generator" in str(signature.doubt(timed(yields)))
+    for function in (timed(of_a_database), of_a_database, later_of_a_database, functools.partial(later_of_a_database, "db")):
+        assert signature.doubt(function) is None
 
 
 def test_what_cannot_be_read_is_refused_and_not_taken_for_a_batch() -> None:

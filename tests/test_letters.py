@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.deadletter import HEADERS, letter
+from worker.deadletter import HEADERS, PASS, REDRIVES, letter
 from worker.interface import Partition, Record
-from worker.letters import PASS, REDRIVES, Letter, Overview, Selection
+from worker.letters import Letter, Overview, Selection
+from worker.shown import tell_letter
 from worker.work import GivenUp
 
 ORDERS = Partition("orders", 3)
@@ -103,3 +104,52 @@ def test_letters_of_others_raise_nothing(headers: list[tuple[str, bytes | None]]
 def test_numbers_that_are_none(number: bytes) -> None:
     one = Letter(RECORD._replace(headers=(("dead_letter_time", number), (REDRIVES, number))))
     assert (one.time, one.redrives) == (None, 0)
+
+
+SAID = [
+    ("dead_letter_null", b"value"),
+    ("dead_letter_key", b"other"),
+    ("dead_letter_pass", b"run"),
+    ("dead_letter_left_out", b"x"),
+]
+
+
+@pytest.mark.parametrize("said", [*SAID, *((name, b"forged") for name in HEADERS), (REDRIVES, b"many"), (REDRIVES, b"9" * 5_000)])
+def test_what_a_producer_calls_like_a_header_of_ours_changes_no_letter(said: tuple[str, bytes]) -> None:
+    """`dead_letter_null` threw the value away when the letter was redriven."""
+    one = given_up(RECORD._replace(headers=(said, ("who", b"me"))))
+    assert one.original() == RECORD._replace(id="42", headers=[("who", b"me")])
+    assert (one.redrives, one.headers.get(PASS), one.handler) == (0, None, "shop.charge")
+
+
+def test_ids_and_streams_of_any_length_are_cut() -> None:
+    one = given_up(RECORD._replace(id="x" * 1_000_000, partition=Partition("y" * 1_000_000, "z" * 1_000_000)))
+    assert sum(len(value or b"") for _, value in one.record.headers) < 4_000
+
+
+@pytest.mark.parametrize("stamp", [(1 << 63) - 1, 0, -1, None])
+def test_any_timestamp_comes_back(stamp: int | None) -> None:
+    assert given_up(RECORD._replace(timestamp=stamp)).original().timestamp == (None if stamp == -1 else stamp)
+
+
+def test_the_tries_of_a_letter_that_came_back_by_itself_add_up() -> None:
+    """From a retry queue: they were 1 for ever."""
+    again = given_up(RECORD._replace(headers=tuple(given_up().record.headers)))
+    assert again.attempts == 8
+    other = [(name, b"other" if name == "dead_letter_handler" else value) for name, value in again.record.headers]
+    assert given_up(RECORD._replace(headers=tuple(other))).attempts == 4
+    assert given_up(given_up().redriven().record._replace(headers=given_up().redriven().headers)).attempts == 4, "a new beginning"
+
+
+def test_what_often_says_why_a_value_could_not_be_read_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {
+        "content_type": "application/json",
+        "content_encoding": b"gzip\xff",
+        "priority": 0,
+        "reply_to": None,
+        "type": "\x1b[2J",
+    }
+    tell_letter(Letter(given_up().record._replace(properties=told)), as_json=False)
+    out = capsys.readouterr().out
+    assert "  content_type application/json\n  content_encoding gzip\\xff\n  type \\x1b[2J\n  priority 0\n" in out
+    assert "reply_to" not in out and "\x1b" not in out

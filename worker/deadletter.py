@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from worker.errors import Expired, Flooded, PublishError, Stopped, Unavailable, count, say
-from worker.interface import DeadLetter, Record, Sink, shown
+from worker.interface import KEY_HEADER, LEFT_OUT_HEADER, NULL_HEADER, DeadLetter, Record, Sink, shown
 from worker.lane import Work
 from worker.retry import Backoff
 from worker.work import GivenUp, Verdict
@@ -29,8 +29,15 @@ HEADERS = (
 )
 """Where from (stream, partition, id; the record's own timestamp and the time it was given up, in milliseconds since the
 epoch), why (the error's type and message, tries) and by whom (APP.FUNCTION). Names that every broker allows."""
+REDRIVES = "dead_letter_redrives"
+"""How often a record was redriven: a header of it from then on."""
+PASS = "dead_letter_pass"
+"""Which run put a letter back behind the others, as it was not meant."""
+RESERVED = frozenset({*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER, LEFT_OUT_HEADER})
+"""Names by which a letter speaks: a record's own headers of these names do not come into its letter, as they would be taken at
+their word when it is redriven (`dead_letter_null`: its value would be thrown away)."""
 MESSAGE = 1_000
-"""Characters of an error's message that go along: headers grow until the broker refuses the record."""
+"""Characters of an error's message, and of an id, that go along: headers grow until the broker refuses the record."""
 FUSE = 1_000
 """Records over which the share of dead letters is taken."""
 
@@ -46,12 +53,29 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         str(int(now * 1000)),
         type(error).__name__,
         say(error).partition(": ")[2][:MESSAGE],
-        str(given_up.attempts),
+        str(given_up.attempts + _before(record, handler)),
         handler,
     )
-    own = [header for header in shown(record.headers) if header[0] not in HEADERS]
-    ours = [(name, text.encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
+    own = [header for header in shown(record.headers) if header[0] not in RESERVED]
+    ours = [(name, text[:MESSAGE].encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
+    if redrives := _redrives(record):
+        ours.append((REDRIVES, b"%d" % redrives))
     return DeadLetter(record, error, given_up.attempts, [*own, *ours])
+
+
+def _before(record: Record[bytes], handler: str) -> int:
+    """Tries of an earlier time, of a letter that came back to its handler by itself, as from a queue of letters that expire."""
+    told = dict(shown(record.headers))
+    return _count(told.get("dead_letter_attempts")) if told.get("dead_letter_handler") == handler.encode() else 0
+
+
+def _redrives(record: Record[bytes]) -> int:
+    """The count of a record that was redriven must survive; whatever else a producer calls so does not."""
+    return _count(next((value for name, value in shown(record.headers) if name == REDRIVES), None))
+
+
+def _count(told: bytes | None) -> int:
+    return int(told) if told is not None and told.isdigit() and len(told) < 10 else 0
 
 
 class Fuse:
@@ -154,7 +178,7 @@ class DeadLetters:
 
     def _is_own_letter(self, record: Record[bytes]) -> bool:
         """Two URLs may lead to one broker, and nobody can tell before."""
-        return record.partition.stream == self._stream and ("dead_letter_handler", self.handler.encode()) in record.headers
+        return record.partition.stream == self._stream and ("dead_letter_handler", self.handler.encode()) in shown(record.headers)
 
     def publish(self, group: Sequence[tuple[Work, Verdict]]) -> None:
         """Returns when the letters of all are durable; but those of a partition that is somebody else's by now are given up by

@@ -17,6 +17,8 @@ KEY_HEADER = "dead_letter_key"
 """A record's key, among the headers of its dead letter, where the broker has no place of its own for it, as RabbitMQ."""
 NULL_HEADER = "dead_letter_null"
 """`value`, among the headers of a dead letter whose record had none, where the broker cannot tell that from an empty one."""
+LEFT_OUT_HEADER = "dead_letter_left_out"
+"""Which headers of a record its dead letter does not have, as its broker cannot take them."""
 Start = Literal["earliest", "latest"] | datetime
 
 
@@ -301,6 +303,8 @@ class SourceOptions:
     window: float = 0.5
     start: Start = "earliest"
     commit_interval: float = 1.0
+    brief: bool = False
+    """Somebody waits for it at a terminal: if it is killed, the next one should not have to wait for long."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +322,8 @@ class SinkOptions:
 class Connector(Protocol):
     """A module does, found through the entry points of group `worker.connectors` by its connections' scheme.
 
-    The functions check their options and raise `ConfigError`. `source` and `sink` do not connect, that is `open`'s.
+    The functions check their options and raise `ConfigError`. `source` and `sink` do not connect, that is `open`'s. A connector
+    may do without `reads`, `grouped` and `warnings`: then equal URLs are one broker, and groups are as on Kafka.
     """
 
     def source(self, options: SourceOptions) -> Source: ...

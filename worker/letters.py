@@ -8,15 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from worker.deadletter import HEADERS
-from worker.interface import KEY_HEADER, NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions, shown
+from worker.deadletter import PASS, REDRIVES, RESERVED
+from worker.interface import NULL_HEADER, Batch, DeadLetter, Partition, Record, SourceOptions, shown
 from worker.plugins import connector
 from worker.settings import HandlerSettings
 
-REDRIVES = "dead_letter_redrives"
-"""How often a record was redriven: a header of it from then on."""
-PASS = "dead_letter_pass"
-"""Which run put a letter back behind the others, as it was not meant."""
 BATCH = 500
 """Letters that are published, confirmed and only then committed together: what a kill can repeat."""
 
@@ -33,7 +29,8 @@ class Letter:
 
     def _number(self, name: str) -> int | None:
         text = self.headers.get(name, "")
-        return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+        return number if number is None or number < 1 << 63 else None
 
     @property
     def handler(self) -> str:
@@ -74,7 +71,7 @@ class Letter:
     def original(self) -> Record[bytes]:
         """The record as it was read by the handler that gave it up."""
         value, key, headers, _, number, where, properties = self.record
-        own = [header for header in shown(headers) if header[0] not in (*HEADERS, REDRIVES, PASS, KEY_HEADER, NULL_HEADER)]
+        own = [header for header in shown(headers) if header[0] not in RESERVED]
         if "routing_key" in properties and key == where.stream.encode():  # that of the letter itself: the record had no key
             key = None
         null = self.headers.get(NULL_HEADER) == "value"
@@ -176,7 +173,9 @@ def options(settings: HandlerSettings) -> SourceOptions:
     assert isinstance(settings.dead_letter, tuple)
     connection, stream = settings.dead_letter
     group = f"{settings.label}.dead-letters"
-    return SourceOptions(connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01)
+    return SourceOptions(
+        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, brief=True
+    )
 
 
 def browse(settings: HandlerSettings) -> Iterator[Letter]:

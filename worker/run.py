@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker import plugins, supervised
+from worker import plugins, signature, supervised
 from worker.capture import Capture
 from worker.deadletter import DeadLetters, Fuse
 from worker.decode import shape
@@ -337,6 +337,7 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
             f"a stop may have to wait for the session of a worker that was killed, {source.session:g} s: set drain to "
             f"{source.session + STOP:g} or more (it is {options.drain:g}), and give the process that time to end"
         )
+    warnings += [doubt] if (doubt := signature.doubt(settings.function)) else []
     warnings += _warnings_of_connections(settings)
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from worker.redrive import Moved
     from worker.settings import HandlerSettings
 
+_TOLD = ("content_type", "content_encoding", "type", "priority", "correlation_id", "reply_to")
+"""Of a record's properties, what often says why its value could not be read."""
 ERASE = "\r\x1b[K"
 """Begins a line anew, on a terminal: what was longer would show behind it."""
 
@@ -135,6 +137,9 @@ def tell_letter(letter: Letter, as_json: bool) -> None:
     click.echo(f"  given up {_moment(letter.time)} after {tries}, redriven {redrives}")
     click.secho(printable(f"  {letter.error}: {letter.message}"), fg="red")
     click.echo(f"  timestamp {_moment(record.timestamp)}, key {_text(record.key)}")
+    for name in _TOLD:
+        if record.properties.get(name) is not None:
+            click.echo(f"  {name} {printable(_shown(record.properties[name]))}")
     for name, value in record.headers:
         click.echo(f"  {printable(name)}: {_text(value)}")
     click.echo(_value(record.value))
@@ -148,6 +153,11 @@ def _coded(value: bytes | None) -> Any:
         return value.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(value).decode()}
+
+
+def _shown(value: Any) -> str:
+    """A producer may have written bytes where others write text."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _text(value: bytes | None) -> str:

@@ -40,6 +40,15 @@ def is_generator(function: Any) -> bool:
     return inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run)
 
 
+def doubt(function: Any) -> str | None:
+    """What a decorator hides: whether it runs what it wraps is seen only when it is called."""
+    inner = _inner(function)
+    if inner is None or is_async(function) or is_generator(function):
+        return None
+    kind = "a generator" if is_generator(inner) else "an async function" if is_async(inner) else None
+    return kind and f"its decorator is a plain function around {kind}: unless it runs that to its end, the handler stops"
+
+
 def takes_one_argument(function: Any) -> bool:
     """True also where nobody can know."""
     try:

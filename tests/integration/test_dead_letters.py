@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pika import BasicProperties
 
 from connectors import rabbitmq as rabbitmq_connector
 from tests import commands
@@ -25,7 +26,7 @@ from worker.letters import Selection
 from worker.plugins import connector
 from worker.redrive import Pass
 from worker.settings import load
-from worker.testing import KafkaContainer, RabbitMQContainer
+from worker.testing import ActiveMQContainer, KafkaContainer, RabbitMQContainer
 from worker.work import GivenUp
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
@@ -227,12 +228,12 @@ def test_many_letters_are_listed(shop: Shop) -> None:
 def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
     """A quorum queue drops a message that came back 20 times, which each look counts as."""
     queue = rabbitmq.queue("worn", x_delivery_limit=20)
-    rabbitmq.produce(queue, [b"%d" % n for n in range(5)], headers=[("who", b"me")])
+    rabbitmq.produce(queue, [b"%d" % n for n in range(5)], headers=[("who", b"me"), ("dead_letter_handler", b"shop.charge")])
     connection = Connection("r", "rabbitmq", rabbitmq.address, username=rabbitmq.USER, password=rabbitmq.PASSWORD)
     for _ in range(30):
         found = [record for batch in rabbitmq_connector.browse(SourceOptions(connection, (queue,), "look")) for record in batch]
         assert sorted(record.value or b"" for record in found) == [b"0", b"1", b"2", b"3", b"4"]
-        assert {record.headers for record in found} == {(("who", b"me"),)}
+        assert {dict(record.headers)["who"] for record in found} == {b"me"}
         until(lambda: rabbitmq.depth(queue) == 5)
 
 
@@ -251,6 +252,108 @@ def test_many_small_passes_lose_nothing(rabbitmq: RabbitMQContainer, tmp_path: P
         assert Pass(settings, Selection("shop.charge"), "redrive", limit=2).run().count == 2
     assert len({record.value for record in shop.read(shop.stream)}) == 56
     until(lambda: rabbitmq.depth(shop.dead) == 4)
+
+
+def messages(rabbitmq: RabbitMQContainer, queue: str) -> list[tuple[Any, Any, bytes]]:
+    """Where each came from, and all that came with it; the broker's counts and times of its own left out."""
+    found = []
+    with rabbitmq.channel() as channel:
+        for _ in range(rabbitmq.depth(queue)):
+            method, properties, body = channel.basic_get(queue)
+            told = {name: value for name, value in vars(properties).items() if value is not None}
+            told["headers"] = {name: value for name, value in told.get("headers", {}).items() if name != "x-delivery-count"}
+            found.append(((method.exchange, method.routing_key), told, body))
+    return found
+
+
+def test_messages_that_no_worker_wrote_stay_as_they_are_on_rabbitmq(rabbitmq: RabbitMQContainer, tmp_path: Path) -> None:
+    """x-death, the exchange, the routing key, the user: what a client may not write is lost when one writes it again."""
+    shop = Shop(rabbitmq, tmp_path)
+    broken = rabbitmq.queue("other", x_dead_letter_exchange=shop.dead)  # which has an exchange of its name
+    with rabbitmq.channel() as channel:
+        told = BasicProperties(headers={"tenant": "a"}, user_id=rabbitmq.USER, priority=7)
+        channel.basic_publish(broken, "invoice.eu", b"foreign", told)
+        until(lambda: rabbitmq.depth(broken) == 1)
+        method, _, _ = channel.basic_get(broken)
+        channel.basic_nack(method.delivery_tag, requeue=False)
+        until(lambda: rabbitmq.depth(shop.dead) == 1)
+    shop.give_up(3)
+    assert "2 redriven" in shop.letters("redrive", "--yes", "--limit", "2")
+    assert "1 discarded" in shop.letters("discard", "--yes")
+    shop.letters("list")
+    until(lambda: rabbitmq.depth(shop.dead) == 1)
+    [(route, properties, body)] = messages(rabbitmq, shop.dead)
+    assert (route, body) == ((shop.dead, "invoice.eu"), b"foreign")
+    assert (properties["user_id"], properties["priority"], properties["headers"]["tenant"]) == (rabbitmq.USER, 7, "a")
+    assert properties["headers"]["x-death"][0]["queue"] == broken
+    assert not [name for name in properties["headers"] if name.startswith("dead_letter")]
+
+
+def test_priorities_end_no_redrive(rabbitmq: RabbitMQContainer, tmp_path: Path) -> None:
+    shop = Shop(rabbitmq, tmp_path)
+    shop.give_up(6, error=TimeoutError)
+    with rabbitmq.channel() as channel:
+        for _ in range(3):
+            headers = {"dead_letter_handler": "shop.charge", "dead_letter_error": "ValueError"}
+            channel.basic_publish("", shop.dead, b"bad", BasicProperties(headers=headers, priority=9))
+    until(lambda: rabbitmq.depth(shop.dead) == 9)
+    assert "6 redriven" in shop.letters("redrive", "--yes", "--error", "TimeoutError", "--rate", "10")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_queue_of_letters_that_goes_with_its_last_consumer_is_refused(
+    rabbitmq: RabbitMQContainer, tmp_path: Path, durable: bool
+) -> None:
+    """Looking at it deleted it."""
+    shop = Shop(rabbitmq, tmp_path)
+    shop.dead = f"{shop.dead}.temporary"
+    shop.environ["DEAD"] = shop.dead
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(shop.dead, durable=durable, auto_delete=True)
+        channel.basic_publish("", shop.dead, b"1")
+    for arguments in (["dead-letters", "list"], ["dead-letters", "redrive", "--yes"], ["run"]):
+        process = shop.start(*arguments, "shop:app")
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, "auto_delete" in err) == (3, True), err
+    assert rabbitmq.depth(shop.dead) == 1
+
+
+def test_what_was_taken_by_a_queue_that_is_full_is_not_sent_again(rabbitmq: RabbitMQContainer, tmp_path: Path) -> None:
+    shop = Shop(rabbitmq, tmp_path)
+    shop.stream = rabbitmq.queue("small", kind="classic", x_max_length=2, x_overflow="reject-publish")
+    shop.environ["STREAM"] = shop.stream
+    shop.give_up(5)
+    assert "2 are done, the others stay" in shop.letters("redrive", "--yes", code=4)
+    assert shop.overview() == {"ValueError": 3}
+    assert {record.value for record in shop.read(shop.stream)} == {b"0", b"1"}
+
+
+def test_messages_that_no_worker_wrote_stay_as_they_are_on_activemq(activemq: ActiveMQContainer, tmp_path: Path) -> None:
+    """They are not even fetched; and a selector of the connection hides no letter."""
+    shop = Shop(activemq, tmp_path)
+    shop.environ["WORKER_CONNECTIONS__B"] = activemq.url + "?selector=region='EU'"
+    activemq.produce(shop.dead, [b"foreign%d" % n for n in range(300)], headers=[("tenant", b"a")])
+    before = {record.id for record in activemq.read(shop.dead)}
+    shop.give_up(300)
+    assert shop.overview() == {"ValueError": 300}
+    assert "1 redriven" in shop.letters("redrive", "--yes", "--id", "7")
+    assert "74 redriven" in shop.letters("redrive", "--yes", "--partition", "3")
+    assert "225 discarded" in shop.letters("discard", "--yes")
+    after = activemq.read(shop.dead)
+    assert {record.id for record in after} == before
+    assert all(not record.properties.get("redelivered") for record in after)
+
+
+def test_a_redrive_of_a_wildcard_goes_to_the_queue_that_it_was(activemq: ActiveMQContainer, tmp_path: Path) -> None:
+    shop = Shop(activemq, tmp_path)
+    eu, us, base = f"{shop.stream}.eu", f"{shop.stream}.us", shop.stream
+    shop.environ["STREAM"] = f"{base}.>"
+    (shop.folder / "broken").touch()
+    activemq.produce(eu, [b"from-eu"])
+    activemq.produce(us, [b"from-us"])
+    handle(shop, 4)
+    assert "1 redriven to " + eu in (told := shop.letters("redrive", "--yes")) and "1 redriven to " + us in told
+    assert [[record.value for record in shop.read(one)] for one in (eu, us)] == [[b"from-eu"], [b"from-us"]]
 
 
 def test_killed_at_random(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,7 +207,7 @@ MUTANTS: dict[str, Mutant] = {
         "test_rabbitmq_wire.py",
     ),
     "letters_are_not_persistent": Mutant(
-        "connectors/rabbitmq_sink.py",
+        "connectors/rabbitmq_message.py",
         "delivery_mode=2",
         "delivery_mode=1",
         "a dead letter survives a restart of the broker",
@@ -215,8 +215,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a_refused_letter_counts": Mutant(
         "connectors/rabbitmq_sink.py",
-        "        if confirms.nacked:\n",
-        "        if confirms.nacked < 0:\n",
+        "        if confirms.refused:\n",
+        "        if len(confirms.refused) < 0:\n",
         "dead letters are confirmed",
         "test_rabbitmq_wire.py",
     ),
