@@ -69,8 +69,9 @@ class Waiting:
                 kafka_config.login(self._config) | {"bootstrap.servers": kafka_config.servers(self._connection)},
                 logger=kafka_config.ClientLog(),
             )
-            # Not describe_consumer_groups: where the broker goes meanwhile, librdkafka 2.16 ends the process over that.
-            found = admin.list_groups(self._group, timeout=_ANSWER)
+            # Not describe_consumer_groups: where the broker goes meanwhile, librdkafka 2.16 ends the process over that. And not
+            # AdminClient's own list_groups, which only adds a warning that it is deprecated.
+            found = super(AdminClient, admin).list_groups(self._group, timeout=_ANSWER)
         except KafkaException as error:
             return f"its coordinator does not say why ({self._explain.text(error.args[0])})"
         return (
