@@ -18,6 +18,7 @@ def browse(options: SourceOptions) -> Iterator[Batch]:
     """What the queue holds now, as far as the broker's memory for it reaches."""
     login = Login.of(options.connection)
     link = Link(login)
+    link.acknowledges = False
     try:
         for stream in options.streams:
             name = link.name()

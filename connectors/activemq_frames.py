@@ -117,6 +117,8 @@ class Decoder:
                 return frames, at
             if self._behind_message and not self._is_ours(buffer, at, head):
                 found = self._next(buffer, at)
+                if found == at:  # its own head is broken: a property's name holds an end of line
+                    found = self._next(buffer, at + 1)
                 if found < 0:  # an ERROR counts when the connection then ends
                     self._until, self.doubtful = self._secret, True
                     return frames, at

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from connectors import activemq_errors
 from connectors.activemq_config import Login
 from connectors.activemq_frames import (
+    ACK,
     RECEIPT_ID,
     SUBSCRIPTION,
     Decoder,
@@ -51,6 +52,10 @@ class Link:
         """Connects to the first host that answers. `beats`: this side is pumped often enough to promise heartbeats."""
         self.inboxes: dict[bytes, list[Frame]] = {}
         """By subscription id; messages of others are dropped: they come again."""
+        self.acknowledges = True
+        """A message that cannot be acknowledged is none that can be handled; a browser acknowledges nothing."""
+        self.gap = False
+        """A message could not be read, as the name of a property of it holds an end of line: the broker has it still."""
         self.about = ""
         """What an error would be about."""
         self.waiting: set[str] = set()
@@ -217,6 +222,7 @@ class Link:
 
     def _look_at_dropped(self) -> None:
         dropped, self._decoder.dropped = self._decoder.dropped, b""
+        self.gap = self.gap or dropped.startswith(b"MESSAGE")
         if dropped:
             log.warning(
                 "connection %s: behind a message came what is no frame: %r: a producer wrote it so, or the broker complains",
@@ -234,7 +240,9 @@ class Link:
             head, body = frame
             if head.startswith(b"MESSAGE"):
                 inbox = inboxes.get(raw(head, SUBSCRIPTION) or b"")
-                if inbox is not None:
+                if inbox is not None and self.acknowledges and raw(head, ACK) is None:
+                    self._decoder.dropped = head[:500]
+                elif inbox is not None:
                     inbox.append(frame)
             elif head.startswith(b"RECEIPT"):
                 name = unescape(raw(head, RECEIPT_ID) or b"").decode(errors="replace")

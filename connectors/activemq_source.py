@@ -96,6 +96,11 @@ class ActiveMQSource:
             for subscription in self._subscriptions.values():
                 if not subscription.subscribed and not subscription.paused:
                     subscription.subscribe(link)
+            if link.gap and self._options.ordered:  # an ACK settles all up to its message
+                raise Unavailable(
+                    f"connection {self._options.connection.name}: a property's name holds an end of line, which STOMP "
+                    "cannot carry, and in order nothing may pass its message: take it out of the queue"
+                )
             batches = self._hand_out(max_records) if max_records else []
             if batches or (left := deadline - self._clock()) <= 0:
                 return batches

@@ -56,7 +56,7 @@ class RabbitMQSource:
         if self._options.ordered and self._known:
             self._wait(link, _GIVES_BACK)
         self._consumers = {
-            partition: Consumer(self._login, partition, self._prefetch, letters=self._options.brief)
+            partition: Consumer(self._login, partition, self._prefetch, letters=self._options.letters)
             for partition in (Partition(name, 0) for name in self._options.streams)
         }
         for consumer in self._consumers.values():
@@ -185,10 +185,10 @@ class RabbitMQSource:
         found = [index for index, one in enumerate(batch.native) if returns(one) >= RETURNS]
         letters = [index for index in found if _is_letter(batch.record(index))]
         if len(letters) < len(found):
-            log.warning(
-                "queue %s: %d messages that no worker wrote came back %d times and more; a quorum queue drops them after 20, "
-                "unless it has x-delivery-limit=-1: set it by a policy (delivery-limit) before the next look",
-                *(batch.partition.stream, len(found) - len(letters), RETURNS),
+            # Each look is a return, and a copy would be another message to whoever owns it.
+            raise Refused(
+                f"queue {batch.partition.stream}: {len(found) - len(letters)} messages that no worker wrote came back {RETURNS} "
+                "times and more, and the broker drops them after 20: set delivery-limit -1 by a policy before you look again"
             )
         return [batch.pick(letters)] if letters else []
 

@@ -138,3 +138,36 @@ def test_an_answer_without_an_end_is_no_connection() -> None:
         connection = Connection("a", "activemq", server.address, options={"max_frame_size": 1 << 20})
         with pytest.raises(Unavailable, match="more than 1,048,576 bytes"):
             connector.source(SourceOptions(connection, ("q",), "group")).open(lambda partitions, lost: None)
+
+
+BROKEN = b"MESSAGE\nexpires:0\n\nname:1\nsubscription:%s\nmessage-id:1\nack:1\n\nbody\0\n"
+"""Classic writes names of properties as they are, ends of lines too: seen from a Java client."""
+
+
+def test_a_message_that_its_properties_break_apart_is_left_and_harms_no_other(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was looked for without end."""
+    server.messages = lambda subscription: (
+        message(subscription, b"first") + BROKEN % subscription + BROKEN % subscription + message(subscription, b"last")
+    )
+    with closing((member := source(server)).source), caplog.at_level(logging.WARNING):
+        member.open().receive(2)
+        until(lambda: "no frame" in caplog.text, member.poll)
+    assert values(member.got) == [b"first", b"last"]
+
+
+def test_a_message_that_cannot_be_acknowledged_is_left(server: Server) -> None:
+    cut = b"MESSAGE\nsubscription:%s\n\nname:1\nack:1\n\nbody\0\n"
+    server.messages = lambda subscription: cut % subscription + message(subscription, b"last")
+    with closing((member := source(server)).source):
+        member.open().receive(1)
+    assert values(member.got) == [b"last"]
+
+
+def test_in_order_nothing_passes_a_message_that_was_left(server: Server) -> None:
+    server.messages = lambda subscription: message(subscription, b"1") + BROKEN % subscription + message(subscription, b"last")
+    connection = Connection("a", "activemq", server.address, username="me", password="secret")
+    member = Member(connector.source(SourceOptions(connection, ("q",), "group", ordered=True)))
+    with closing(member.source), pytest.raises(Unavailable, match="take it out of the queue"):
+        member.open().until(lambda: False)

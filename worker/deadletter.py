@@ -15,6 +15,7 @@ from worker.retry import Backoff
 from worker.work import GivenUp, Verdict
 
 log = logging.getLogger("worker")
+Headers = Sequence[tuple[str, bytes | None]]
 
 HEADERS = (
     "dead_letter_stream",
@@ -44,7 +45,7 @@ FUSE = 1_000
 
 def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -> DeadLetter:
     """The record with its headers and ours; ours of an earlier time are replaced, so that they cannot pile up."""
-    error = given_up.error
+    error, headers = given_up.error, shown(record.headers)
     told = (
         record.partition.stream,
         str(record.partition.id),
@@ -53,25 +54,25 @@ def letter(given_up: GivenUp, record: Record[bytes], handler: str, now: float) -
         str(int(now * 1000)),
         type(error).__name__,
         say(error).partition(": ")[2][:MESSAGE],
-        str(given_up.attempts + _before(record, handler)),
+        str(given_up.attempts + _before(headers, handler)),
         handler,
     )
-    own = [header for header in shown(record.headers) if header[0] not in RESERVED]
+    own = [header for header in headers if header[0] not in RESERVED]
     ours = [(name, text[:MESSAGE].encode(errors="replace")) for name, text in zip(HEADERS, told, strict=True)]
-    if redrives := _redrives(record):
+    if redrives := _redrives(headers):
         ours.append((REDRIVES, b"%d" % redrives))
     return DeadLetter(record, error, given_up.attempts, [*own, *ours])
 
 
-def _before(record: Record[bytes], handler: str) -> int:
+def _before(headers: Headers, handler: str) -> int:
     """Tries of an earlier time, of a letter that came back to its handler by itself, as from a queue of letters that expire."""
-    told = dict(shown(record.headers))
+    told = dict(headers)
     return _count(told.get("dead_letter_attempts")) if told.get("dead_letter_handler") == handler.encode() else 0
 
 
-def _redrives(record: Record[bytes]) -> int:
+def _redrives(headers: Headers) -> int:
     """The count of a record that was redriven must survive; whatever else a producer calls so does not."""
-    return _count(next((value for name, value in shown(record.headers) if name == REDRIVES), None))
+    return _count(next((value for name, value in headers if name == REDRIVES), None))
 
 
 def _count(told: bytes | None) -> int:

@@ -303,8 +303,8 @@ class SourceOptions:
     window: float = 0.5
     start: Start = "earliest"
     commit_interval: float = 1.0
-    brief: bool = False
-    """Somebody waits for it at a terminal: if it is killed, the next one should not have to wait for long."""
+    letters: bool = False
+    """For a command over dead letters: what it looks at must be there afterwards."""
 
 
 @dataclass(frozen=True)

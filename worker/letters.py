@@ -174,7 +174,7 @@ def options(settings: HandlerSettings) -> SourceOptions:
     connection, stream = settings.dead_letter
     group = f"{settings.label}.dead-letters"
     return SourceOptions(
-        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, brief=True
+        connection, (stream,), group, batch_size=BATCH, in_flight=2 * BATCH, window=0.0, commit_interval=0.01, letters=True
     )
 
 

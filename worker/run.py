@@ -332,12 +332,12 @@ def describe(settings: HandlerSettings, target: str | None) -> dict[str, Any]:
             "an invalid value will stop this handler: set dead_letter= to keep such records, "
             'or dead_letter="discard" to throw them away'
         )
+    warnings += [doubt] if (doubt := signature.doubt(settings.function)) else []
     if source.session + STOP > options.drain:
         warnings.append(
             f"a stop may have to wait for the session of a worker that was killed, {source.session:g} s: set drain to "
             f"{source.session + STOP:g} or more (it is {options.drain:g}), and give the process that time to end"
         )
-    warnings += [doubt] if (doubt := signature.doubt(settings.function)) else []
     warnings += _warnings_of_connections(settings)
     if not source.ordered and options.ordered:
         warnings.append("a queue keeps its order within one worker: several need a single active, or exclusive, consumer")

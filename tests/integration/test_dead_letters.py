@@ -21,6 +21,7 @@ from tests import commands
 from tests.waiting import until
 from worker import App
 from worker.deadletter import letter
+from worker.errors import Refused
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.letters import Selection
 from worker.plugins import connector
@@ -225,6 +226,12 @@ def test_many_letters_are_listed(shop: Shop) -> None:
     assert shop.overview() == {"ValueError": 20_000}
 
 
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.rabbitmq_browse._QUIET", 0.15)
+
+
+@pytest.mark.usefixtures("quick_looks")
 def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
     """A quorum queue drops a message that came back 20 times, which each look counts as."""
     queue = rabbitmq.queue("worn", x_delivery_limit=20)
@@ -235,6 +242,22 @@ def test_looking_often_loses_nothing(rabbitmq: RabbitMQContainer) -> None:
         assert sorted(record.value or b"" for record in found) == [b"0", b"1", b"2", b"3", b"4"]
         assert {dict(record.headers)["who"] for record in found} == {b"me"}
         until(lambda: rabbitmq.depth(queue) == 5)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_looking_never_wears_out_what_others_wrote(rabbitmq: RabbitMQContainer) -> None:
+    """The command refuses while the broker still keeps them."""
+    queue = rabbitmq.queue("worn", x_delivery_limit=20)
+    rabbitmq.produce(queue, [b"foreign"])
+    connection = Connection("r", "rabbitmq", rabbitmq.address, username=rabbitmq.USER, password=rabbitmq.PASSWORD)
+    looks = 0
+    with pytest.raises(Refused, match="set delivery-limit -1"):
+        while looks < 20:
+            assert len(list(rabbitmq_connector.browse(SourceOptions(connection, (queue,), "look")))) == 1
+            looks += 1
+            until(lambda: rabbitmq.depth(queue) == 1)
+    assert looks == 15
+    until(lambda: rabbitmq.depth(queue) == 1)
 
 
 def test_many_small_passes_lose_nothing(rabbitmq: RabbitMQContainer, tmp_path: Path) -> None:
