@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import ConsumerGroupState, KafkaException
-from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from connectors import kafka_config
 from connectors.kafka_errors import Explain
+from worker.errors import count
 from worker.interface import Connection
 
 log = logging.getLogger("worker.kafka")
@@ -57,43 +58,37 @@ class Waiting:
     def _tell(self, level: int, said: str, since: float) -> None:
         reason = self._reason()
         if self._since == since and reason != self._stable:
-            self._stable = reason if " is stable: " in reason else ""
+            self._stable = reason if " is stable, " in reason else ""
             log.log(level, "%s: %s", said, reason)
 
     def _reason(self) -> str:
-        group = f"group {self._group}"
+        if kafka_config.by_broker(self._config):
+            return f"a member that was killed holds its partitions until its session ends ({kafka_config.BROKERS_SESSION})"
         try:
             admin = AdminClient(
                 kafka_config.login(self._config) | {"bootstrap.servers": kafka_config.servers(self._connection)},
                 logger=kafka_config.ClientLog(),
             )
-            asked = admin.describe_consumer_groups([self._group], request_timeout=_ANSWER)[self._group]
-            return self._explained(group, asked.result(_ANSWER + 1))
+            # Not describe_consumer_groups: where the broker goes meanwhile, librdkafka 2.16 ends the process over that. And not
+            # AdminClient's own list_groups, which only adds a warning that it is deprecated.
+            found = super(AdminClient, admin).list_groups(self._group, timeout=_ANSWER)
         except KafkaException as error:
             return f"its coordinator does not say why ({self._explain.text(error.args[0])})"
-        except TimeoutError:
-            return "its coordinator does not answer"
+        return (
+            self._explained(found[0].state or "unknown", len(found[0].members))
+            if found
+            else "its coordinator does not know the group"
+        )
 
-    def _explained(self, group: str, found: ConsumerGroupDescription) -> str:
-        members = len(found.members)
-        if found.state in (ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING):
-            session = kafka_config.session(self._config)
+    def _explained(self, state: str, members: int) -> str:
+        group = f"group {self._group}"
+        if state in ("PreparingRebalance", "CompletingRebalance"):
             return (
                 f"{group} is rebalancing and waits until each of its {members} members has answered: for one that was killed at "
-                f"most its session timeout ({session:g} s here); a new group waits for more members, 3 s by default"
+                f"most its session timeout ({kafka_config.session(self._config):g} s here); a new group waits for more members, "
+                "3 s by default"
             )
-        taken = sum(len(member.assignment.topic_partitions) for member in found.members)
-        if found.state == ConsumerGroupState.STABLE and not kafka_config.by_broker(self._config):
-            return (
-                f"{group} is stable: it has {members} members, and they have {taken} partitions; this one is not among them "
-                "yet, or none is left for it"
-            )
-        if kafka_config.by_broker(self._config):
-            return (
-                f"{group} has {members} members, which hold {taken} partitions; one that was killed holds its own until its "
-                f"session ends ({kafka_config.BROKERS_SESSION})"
-            )
-        return f"{group} is {found.state.name.lower()}, with {members} members"
+        return f"{group} is {state.lower()}, with {count(members, 'member')}"
 
 
 def moment(seconds: float) -> str:

@@ -487,7 +487,9 @@ class KafkaSource:
 
     def _look_if_waiting(self) -> None:
         self.stalled = self._positions.stalled
-        if self.stalled:
+        if self._health.down:  # that was told
+            self._waiting.over()
+        elif self.stalled:
             self._waiting.look(
                 lambda: (
                     f"group {self._options.group}: {self._positions.unconfirmed} finished records are not committed, so nothing "
@@ -495,8 +497,10 @@ class KafkaSource:
                 ),
                 waited=self._positions.waited,
             )
-        elif not len(self._positions) and not self._gone and not self._health.down:
-            self._waiting.look(lambda: f"group {self._options.group}: waiting for partitions", logging.INFO)
+        elif not len(self._positions) and not self._gone:
+            self._waiting.look(
+                lambda: f"group {self._options.group}: waiting for partitions, there is none for it, or not yet", logging.INFO
+            )
         else:
             self._waiting.over()
 
