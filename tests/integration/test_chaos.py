@@ -48,5 +48,5 @@ def test_no_promise_is_broken(play: Play, broker: str) -> None:
 
 
 def test_a_planted_bug_is_found(play: Play) -> None:
-    result = play("activemq", seconds=6, least=3, kinds=("kill", "massacre"), bug="settled_at_receipt")
+    result = play("activemq", seconds=9, least=6, kinds=("kill", "massacre"), bug="settled_at_receipt")
     assert result.count.lost
