@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from confluent_kafka import Consumer, Message
 
 from benchmarks.peers.client import unique
-from connectors import kafka_source
 from worker import App
+from worker.connectors import kafka_source
 from worker.run import Worker
 from worker.settings import load
 

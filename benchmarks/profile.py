@@ -73,9 +73,9 @@ def watch() -> Stages:
     """Puts the timers in; the handler's own is the caller's business."""
     from confluent_kafka import Consumer
 
-    from connectors import kafka_source
-    from connectors.kafka_commit import Positions
     from worker.call import Call
+    from worker.connectors import kafka_source
+    from worker.connectors.kafka_commit import Positions
     from worker.dispatch import Dispatch
     from worker.lane import Lane
     from worker.loop import Loop

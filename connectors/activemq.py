@@ -18,13 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from connectors import tls
-from connectors.activemq_browse import browse as browse
-from connectors.activemq_config import WILD, covers, usual_port
-from connectors.activemq_config import matches as matches
-from connectors.activemq_picker import Picker
-from connectors.activemq_sink import ActiveMQSink
-from connectors.activemq_source import ActiveMQSource
+from worker.connectors import tls
+from worker.connectors.activemq_browse import browse as browse
+from worker.connectors.activemq_config import WILD, covers, usual_port
+from worker.connectors.activemq_config import matches as matches
+from worker.connectors.activemq_picker import Picker
+from worker.connectors.activemq_sink import ActiveMQSink
+from worker.connectors.activemq_source import ActiveMQSource
 from worker.errors import ConfigError
 from worker.interface import Connection, Record, SinkOptions, SourceOptions, meet
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.activemq_batch import Message
-from connectors.activemq_frames import ACK, acks, raw
+from worker.connectors.activemq_batch import Message
+from worker.connectors.activemq_frames import ACK, acks, raw
 
 
 class Cumulative:

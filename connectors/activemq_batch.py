@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from connectors.activemq_config import WILD, matches
-from connectors.activemq_frames import header, headers
-from connectors.activemq_headers import EXACT, kept, read
+from worker.connectors.activemq_config import WILD, matches
+from worker.connectors.activemq_frames import header, headers
+from worker.connectors.activemq_headers import EXACT, kept, read
 from worker.interface import KEY_HEADER, Batch, Partition, Record
 
 Message = tuple[int, bytes, bytes]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_config import Login, destination
-from connectors.activemq_frames import Frame, header
-from connectors.activemq_link import Link
+from worker.connectors.activemq_batch import ActiveMQBatch
+from worker.connectors.activemq_config import Login, destination
+from worker.connectors.activemq_frames import Frame, header
+from worker.connectors.activemq_link import Link
 from worker.interface import Batch, Partition, SourceOptions
 
 _PREFETCH = 10_000

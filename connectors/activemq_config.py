@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from connectors import tls
-from connectors.activemq_frames import MOST
+from worker.connectors import tls
+from worker.connectors.activemq_frames import MOST
 from worker.errors import ConfigError
 from worker.interface import Connection, addresses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from connectors.activemq_frames import Frame, header
+from worker.connectors.activemq_frames import Frame, header
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Connection
 

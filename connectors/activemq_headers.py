@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from connectors import left_out
-from connectors.activemq_frames import escape, headers
+from worker.connectors import left_out
+from worker.connectors.activemq_frames import escape, headers
 from worker.interface import KEY_HEADER
 
 Header = tuple[str, bytes | None]

@@ -12,9 +12,9 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 
-from connectors import activemq_errors
-from connectors.activemq_config import Login
-from connectors.activemq_frames import (
+from worker.connectors import activemq_errors
+from worker.connectors.activemq_config import Login
+from worker.connectors.activemq_frames import (
     ACK,
     RECEIPT_ID,
     SUBSCRIPTION,

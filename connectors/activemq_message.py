@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors import left_out
-from connectors.activemq_batch import STANDARD
-from connectors.activemq_config import destination
-from connectors.activemq_headers import Header, fitting, written
+from worker.connectors import left_out
+from worker.connectors.activemq_batch import STANDARD
+from worker.connectors.activemq_config import destination
+from worker.connectors.activemq_headers import Header, fitting, written
 from worker.interface import KEY_HEADER, LEFT_OUT_HEADER, NULL_HEADER, Record
 
 _KEPT = {name: said for said, name in STANDARD.items() if said not in ("destination", "expires")}

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from connectors.activemq_acks import Individual
-from connectors.activemq_batch import ActiveMQBatch, Message
-from connectors.activemq_browse import browse
-from connectors.activemq_config import Login, destination
-from connectors.activemq_frames import Frame
-from connectors.activemq_link import Link
+from worker.connectors.activemq_acks import Individual
+from worker.connectors.activemq_batch import ActiveMQBatch, Message
+from worker.connectors.activemq_browse import browse
+from worker.connectors.activemq_config import Login, destination
+from worker.connectors.activemq_frames import Frame
+from worker.connectors.activemq_link import Link
 from worker.interface import Batch, Partition, Record, SourceOptions
 
 _SELECTOR = 8_000

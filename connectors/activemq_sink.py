@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from connectors import left_out
-from connectors.activemq_config import Login
-from connectors.activemq_frames import encode
-from connectors.activemq_link import Link
-from connectors.activemq_message import message
+from worker.connectors import left_out
+from worker.connectors.activemq_config import Login
+from worker.connectors.activemq_frames import encode
+from worker.connectors.activemq_link import Link
+from worker.connectors.activemq_message import message
 from worker.errors import ConnectorError, PublishError, Refused
 from worker.interface import DeadLetter, SinkOptions
 

@@ -8,11 +8,11 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_config import WILD, Login
-from connectors.activemq_errors import InUse
-from connectors.activemq_link import Link
-from connectors.activemq_subscription import Subscription
+from worker.connectors.activemq_batch import ActiveMQBatch
+from worker.connectors.activemq_config import WILD, Login
+from worker.connectors.activemq_errors import InUse
+from worker.connectors.activemq_link import Link
+from worker.connectors.activemq_subscription import Subscription
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.activemq_acks import Cumulative, Individual, ack_id
-from connectors.activemq_batch import ActiveMQBatch, Message
-from connectors.activemq_config import WILD, Login, destination
-from connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
-from connectors.activemq_link import Link
-from connectors.activemq_message import message
+from worker.connectors.activemq_acks import Cumulative, Individual, ack_id
+from worker.connectors.activemq_batch import ActiveMQBatch, Message
+from worker.connectors.activemq_config import WILD, Login, destination
+from worker.connectors.activemq_frames import PERSISTENT, Frame, encode, nacks, raw
+from worker.connectors.activemq_link import Link
+from worker.connectors.activemq_message import message
 from worker.interface import Partition
 
 

@@ -16,11 +16,11 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from connectors import kafka_config
-from connectors.kafka_browse import browse as browse
-from connectors.kafka_pattern import complaint
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
+from worker.connectors import kafka_config
+from worker.connectors.kafka_browse import browse as browse
+from worker.connectors.kafka_pattern import complaint
+from worker.connectors.kafka_sink import KafkaSink
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError
 from worker.interface import Connection, SinkOptions, SourceOptions, meet
 

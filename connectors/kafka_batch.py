@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from connectors.kafka_scan import by_partition
+from worker.connectors.kafka_scan import by_partition
 from worker.interface import Batch, Partition, Record, Unreadable, shown
 
 _topic, _timestamp, _headers = Message.topic, Message.timestamp, Message.headers

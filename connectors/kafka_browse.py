@@ -8,10 +8,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors import kafka_config
-from connectors.kafka_batch import KafkaBatch, partition_of, split
-from connectors.kafka_errors import MISSING, RETRIED, Explain
-from connectors.kafka_reach import Ear, reach
+from worker.connectors import kafka_config
+from worker.connectors.kafka_batch import KafkaBatch, partition_of, split
+from worker.connectors.kafka_errors import MISSING, RETRIED, Explain
+from worker.connectors.kafka_reach import Ear, reach
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, Partition, SourceOptions
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka_errors import RETRIED, Explain
+from worker.connectors.kafka_errors import RETRIED, Explain
 from worker.interface import Batch, Partition
 
 log = logging.getLogger("worker.kafka")

@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from connectors import kafka_embedded
+from worker.connectors import kafka_embedded
 from worker.errors import ConfigError
 from worker.interface import Connection, SinkOptions, SourceOptions, addresses
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
-from connectors.kafka_config import redact
+from worker.connectors.kafka_config import redact
 from worker.errors import ConnectorError, Refused, Unavailable
 
 _PROBE = 3.0

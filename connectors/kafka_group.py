@@ -12,8 +12,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from connectors import kafka_config
-from connectors.kafka_errors import Explain
+from worker.connectors import kafka_config
+from worker.connectors.kafka_errors import Explain
 from worker.errors import count
 from worker.interface import Connection
 

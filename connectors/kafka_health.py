@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from connectors.kafka_errors import Explain
+from worker.connectors.kafka_errors import Explain
 from worker.errors import Unavailable
 
 log = logging.getLogger("worker.kafka")

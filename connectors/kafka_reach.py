@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
-from connectors.kafka_errors import Explain
+from worker.connectors.kafka_errors import Explain
 
 _REACH = 10.0
 

@@ -30,8 +30,8 @@ def _bytes(messages: list[Message]) -> int:
 
 by_partition: Callable[[list[Message]], Scanned]
 try:
-    from connectors._kafka_scan import by_partition as compiled
-    from connectors._kafka_scan import prepare
+    from worker.connectors._kafka_scan import by_partition as compiled
+    from worker.connectors._kafka_scan import prepare
 
     prepare(Message)
 except (ImportError, TypeError):  # no compiler where it was installed, or a client that is made in another way

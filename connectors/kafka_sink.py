@@ -18,9 +18,9 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
-from connectors import kafka_config
-from connectors.kafka_errors import MISSING, Explain
-from connectors.kafka_reach import Ear, reach
+from worker.connectors import kafka_config
+from worker.connectors.kafka_errors import MISSING, Explain
+from worker.connectors.kafka_reach import Ear, reach
 from worker.errors import PublishError, Refused
 from worker.interface import DeadLetter, Record, SinkOptions
 

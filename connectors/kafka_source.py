@@ -14,14 +14,14 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors import kafka_config
-from connectors.kafka_batch import KafkaBatch, partition_of, split, weight
-from connectors.kafka_commit import FLOODED, Positions
-from connectors.kafka_errors import MISSING, Explain
-from connectors.kafka_group import Waiting, moment
-from connectors.kafka_health import Health
-from connectors.kafka_reach import reach
-from connectors.kafka_start import lookup, places_from, starts
+from worker.connectors import kafka_config
+from worker.connectors.kafka_batch import KafkaBatch, partition_of, split, weight
+from worker.connectors.kafka_commit import FLOODED, Positions
+from worker.connectors.kafka_errors import MISSING, Explain
+from worker.connectors.kafka_group import Waiting, moment
+from worker.connectors.kafka_health import Health
+from worker.connectors.kafka_reach import reach
+from worker.connectors.kafka_start import lookup, places_from, starts
 from worker.errors import ConnectorError, Refused, Unavailable, Unconfirmed
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from connectors import kafka, kafka_browse
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
+from worker.connectors import kafka, kafka_browse
+from worker.connectors.kafka_sink import KafkaSink
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError, ConnectorError, PublishError, Unavailable
 from worker.interface import Batch, Connection, DeadLetter, OnRevoke, SinkOptions, SourceOptions
 
@@ -184,7 +184,7 @@ def _tokens(connection: Connection, iam: Mapping[str, str], region: str | None) 
     try:
         import aws_msk_iam_sasl_signer  # noqa: F401  # untyped
 
-        from connectors import msk_iam
+        from worker.connectors import msk_iam
     except ImportError as error:
         raise ConfigError(f"connection {connection.name}: auth=iam: {error}; pip install stream-worker[msk]") from error
     return msk_iam.Tokens(f"connection {connection.name}: ", region, iam)

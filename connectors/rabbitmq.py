@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-from connectors import tls
-from connectors.rabbitmq_browse import browse as browse
-from connectors.rabbitmq_sink import RabbitMQSink
-from connectors.rabbitmq_source import RabbitMQSource
+from worker.connectors import tls
+from worker.connectors.rabbitmq_browse import browse as browse
+from worker.connectors.rabbitmq_sink import RabbitMQSink
+from worker.connectors.rabbitmq_source import RabbitMQSource
 from worker.errors import ConfigError
 from worker.interface import Connection, SinkOptions, SourceOptions, meet
 

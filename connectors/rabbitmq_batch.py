@@ -9,8 +9,8 @@ from typing import Any
 
 from pika import spec
 
-from connectors import rabbitmq_headers
-from connectors.rabbitmq_frames import Delivery
+from worker.connectors import rabbitmq_headers
+from worker.connectors.rabbitmq_frames import Delivery
 from worker.interface import KEY_HEADER, Batch, Record
 
 _tag, _redelivered, _route, _properties, _body = (itemgetter(i) for i in range(5))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from connectors.rabbitmq_config import MOST_PREFETCH
-from connectors.rabbitmq_source import RabbitMQSource
+from worker.connectors.rabbitmq_config import MOST_PREFETCH
+from worker.connectors.rabbitmq_source import RabbitMQSource
 from worker.interface import Batch, SourceOptions
 
 _QUIET = 0.5

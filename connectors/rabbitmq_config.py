@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pika
 
-from connectors import tls
+from worker.connectors import tls
 from worker.errors import ConfigError
 from worker.interface import Connection, addresses
 

@@ -14,9 +14,9 @@ from pika import spec
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils.nbio_interface import AbstractStreamTransport
 
-from connectors import rabbitmq_errors
-from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_frames import Delivery, decode, frame_end, frame_size, take_deliveries
+from worker.connectors import rabbitmq_errors
+from worker.connectors.rabbitmq_config import Login
+from worker.connectors.rabbitmq_frames import Delivery, decode, frame_end, frame_size, take_deliveries
 from worker.errors import ConnectorError, Refused, Unavailable
 
 _READ = 1 << 18

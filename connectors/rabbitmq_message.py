@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pika import spec
 
-from connectors import left_out
-from connectors.rabbitmq_batch import flat
-from connectors.rabbitmq_frames import Properties
-from connectors.rabbitmq_headers import Headers, field, with_headers
+from worker.connectors import left_out
+from worker.connectors.rabbitmq_batch import flat
+from worker.connectors.rabbitmq_frames import Properties
+from worker.connectors.rabbitmq_headers import Headers, field, with_headers
 from worker.interface import KEY_HEADER, LEFT_OUT_HEADER, NULL_HEADER, DeadLetter
 
 _ROUTING = ("CC", "BCC")

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import pika
 from pika import spec
 
-from connectors import rabbitmq_errors
-from connectors.rabbitmq_acks import Acks
-from connectors.rabbitmq_batch import RabbitMQBatch, properties_of
-from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_errors import ACCESS_REFUSED
-from connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, reject
-from connectors.rabbitmq_link import Channel, ChannelClosed, Link
+from worker.connectors import rabbitmq_errors
+from worker.connectors.rabbitmq_acks import Acks
+from worker.connectors.rabbitmq_batch import RabbitMQBatch, properties_of
+from worker.connectors.rabbitmq_config import Login
+from worker.connectors.rabbitmq_errors import ACCESS_REFUSED
+from worker.connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, reject
+from worker.connectors.rabbitmq_link import Channel, ChannelClosed, Link
 from worker.errors import Refused
 from worker.interface import Partition
 

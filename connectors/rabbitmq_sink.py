@@ -9,12 +9,12 @@ from typing import Any
 
 from pika import spec
 
-from connectors import left_out, rabbitmq_errors
-from connectors.rabbitmq_config import Login
-from connectors.rabbitmq_frames import Properties, publish
-from connectors.rabbitmq_link import Channel, ChannelClosed, Link
-from connectors.rabbitmq_message import properties
-from connectors.rabbitmq_queue import ensure, refuse_temporary
+from worker.connectors import left_out, rabbitmq_errors
+from worker.connectors.rabbitmq_config import Login
+from worker.connectors.rabbitmq_frames import Properties, publish
+from worker.connectors.rabbitmq_link import Channel, ChannelClosed, Link
+from worker.connectors.rabbitmq_message import properties
+from worker.connectors.rabbitmq_queue import ensure, refuse_temporary
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import DeadLetter, SinkOptions
 

@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from connectors.rabbitmq_batch import RabbitMQBatch
-from connectors.rabbitmq_config import MOST_PREFETCH, Login
-from connectors.rabbitmq_link import ChannelClosed, Link
-from connectors.rabbitmq_queue import RETURNS, Consumer, returns, waiting
-from connectors.rabbitmq_sink import RabbitMQSink
+from worker.connectors.rabbitmq_batch import RabbitMQBatch
+from worker.connectors.rabbitmq_config import MOST_PREFETCH, Login
+from worker.connectors.rabbitmq_link import ChannelClosed, Link
+from worker.connectors.rabbitmq_queue import RETURNS, Consumer, returns, waiting
+from worker.connectors.rabbitmq_sink import RabbitMQSink
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, DeadLetter, OnRevoke, Partition, Record, SinkOptions, SourceOptions
 

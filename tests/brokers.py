@@ -11,7 +11,7 @@ from typing import Any
 from pika import frame as frames
 from pika import spec
 
-from connectors.activemq_frames import encode, headers
+from worker.connectors.activemq_frames import encode, headers
 
 CAN = {"publisher_confirms": True, "basic.nack": True, "consumer_cancel_notify": True}
 

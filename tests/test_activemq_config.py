@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_config import Login
+from worker.connectors.activemq_batch import ActiveMQBatch
+from worker.connectors.activemq_config import Login
 from worker.errors import ConfigError
 from worker.interface import Connection, Partition
 

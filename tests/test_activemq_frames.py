@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.activemq_acks import Cumulative, Individual
-from connectors.activemq_batch import ActiveMQBatch, Message
-from connectors.activemq_frames import Decoder, Frame, Malformed, encode, escape, header, headers, raw, unescape
+from worker.connectors.activemq_acks import Cumulative, Individual
+from worker.connectors.activemq_batch import ActiveMQBatch, Message
+from worker.connectors.activemq_frames import Decoder, Frame, Malformed, encode, escape, header, headers, raw, unescape
 from worker.interface import Partition
 
 SECRET = b"0123456789abcdef"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_frames import Decoder, escape, headers
-from connectors.activemq_headers import EXACT, Header
-from connectors.activemq_sink import ActiveMQSink
+from worker.connectors.activemq_batch import ActiveMQBatch
+from worker.connectors.activemq_frames import Decoder, escape, headers
+from worker.connectors.activemq_headers import EXACT, Header
+from worker.connectors.activemq_sink import ActiveMQSink
 from worker.deadletter import letter
 from worker.interface import LEFT_OUT_HEADER, Connection, DeadLetter, Partition, Record, SinkOptions
 from worker.letters import Letter

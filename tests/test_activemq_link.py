@@ -10,9 +10,9 @@ from contextlib import closing, suppress
 
 import pytest
 
-from connectors import activemq as connector
 from tests.contract import Member, values
 from tests.waiting import until
+from worker.connectors import activemq as connector
 from worker.errors import Unavailable
 from worker.interface import Connection, SourceOptions
 

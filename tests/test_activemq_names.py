@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from connectors import activemq as connector
-from connectors.activemq_batch import ActiveMQBatch
-from connectors.activemq_errors import said
-from connectors.activemq_headers import Header
+from worker.connectors import activemq as connector
+from worker.connectors.activemq_batch import ActiveMQBatch
+from worker.connectors.activemq_errors import said
+from worker.connectors.activemq_headers import Header
 from worker.deadletter import letter
 from worker.errors import ConfigError, Refused
 from worker.interface import Connection, Partition, SinkOptions, SourceOptions

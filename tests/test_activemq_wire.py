@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from connectors import activemq
-from connectors.activemq_sink import ActiveMQSink
-from connectors.activemq_source import ActiveMQSource
 from tests.brokers import Stomp
 from tests.waiting import until
+from worker.connectors import activemq
+from worker.connectors.activemq_sink import ActiveMQSink
+from worker.connectors.activemq_source import ActiveMQSource
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 

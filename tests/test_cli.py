@@ -166,7 +166,7 @@ STUCK = """
 import asyncio, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from confluent_kafka import Producer
-from connectors import kafka_embedded
+from worker.connectors import kafka_embedded
 from worker import App
 app = App("shop", connections={"kafka": "kafka://embedded"})
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from connectors import activemq as connector
 from tests.contract import Broker, Contract, Header
+from worker.connectors import activemq as connector
 from worker.interface import Connection, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import ActiveMQContainer
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import pytest
 from confluent_kafka import Producer
 
-from connectors import kafka as connector
 from tests.contract import Broker, Contract, Header, Member, letter, numbers, values
+from worker.connectors import kafka as connector
 from worker.interface import Connection, Partition, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import EmbeddedKafka, KafkaContainer
 

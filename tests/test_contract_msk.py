@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from connectors import msk as connector
 from tests.contract import Broker, Contract, Header
 from tests.waiting import until
+from worker.connectors import msk as connector
 from worker.interface import Connection, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import Kafka, MskContainer
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from connectors import rabbitmq as connector
 from tests.contract import Broker, Contract, Header
+from worker.connectors import rabbitmq as connector
 from worker.interface import Connection, Record, Sink, SinkOptions, Source, SourceOptions
 from worker.testing import RabbitMQContainer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from confluent_kafka import Message
 
-from connectors.kafka_batch import KafkaBatch, split
-from connectors.kafka_start import spans
+from worker.connectors.kafka_batch import KafkaBatch, split
+from worker.connectors.kafka_start import spans
 from worker.interface import Partition
 
 

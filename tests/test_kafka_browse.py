@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors import kafka_browse
+from worker.connectors import kafka_browse
 from worker.errors import Refused, Unavailable
 from worker.interface import Connection, SourceOptions
 
@@ -95,7 +95,7 @@ def test_a_coordinator_that_moves_is_asked_again(client: list[Client], monkeypat
         return real(self, places, timeout)
 
     monkeypatch.setattr(Client, "committed", busy)
-    monkeypatch.setattr("connectors.kafka_browse.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("worker.connectors.kafka_browse.time.sleep", lambda seconds: None)
     assert browsed() == {0: [3, 4, 5, 6, 7], 1: [1]} and len(asked) == 3
 
 
@@ -107,7 +107,7 @@ def test_records_that_do_not_come_are_not_waited_for_for_ever(client: list[Clien
         return []
 
     monkeypatch.setattr(Client, "consume", silent)
-    monkeypatch.setattr("connectors.kafka_browse.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("worker.connectors.kafka_browse.time.monotonic", lambda: now[0])
     with pytest.raises(Unavailable, match="nothing came of dead for 30 s"):
         browsed()
     assert 30 <= now[0] <= 32

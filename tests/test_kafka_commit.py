@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.kafka_batch import KafkaBatch
-from connectors.kafka_commit import Positions
-from connectors.kafka_errors import Explain
+from worker.connectors.kafka_batch import KafkaBatch
+from worker.connectors.kafka_commit import Positions
+from worker.connectors.kafka_errors import Explain
 from worker.interface import Batch, Partition
 
 ORDERS = Partition("orders", 0)
@@ -85,7 +85,7 @@ def test_a_flush_gives_up_at_its_bound_or_when_trying_again_is_useless(
     positions: Positions, now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client: Any = Commits()
-    monkeypatch.setattr("connectors.kafka_commit.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("worker.connectors.kafka_commit.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     positions.finish(finished(7))
     client.error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
     assert positions.flush(client, {ORDERS}, 1.0) == client.error

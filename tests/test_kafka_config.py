@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connectors import kafka, kafka_config
+from worker.connectors import kafka, kafka_config
 from worker.errors import ConfigError
 from worker.interface import Connection, SinkOptions, SourceOptions
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from connectors import kafka, kafka_embedded
-from connectors.kafka_commit import FLOODED
-from connectors.kafka_source import KafkaSource
 from tests.waiting import until
+from worker.connectors import kafka, kafka_embedded
+from worker.connectors.kafka_commit import FLOODED
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import ConfigError, PublishError, Refused, Unavailable, Unconfirmed
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 
@@ -170,7 +170,7 @@ def test_without_room_nothing_is_lost_or_reordered(producer: Producer, topic: st
 def test_a_core_that_has_no_room_for_long_pauses_everything_and_goes_on(
     producer: Producer, topic: str, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.kafka_source._HELD", 3)
+    monkeypatch.setattr("worker.connectors.kafka_source._HELD", 3)
     fill(producer, topic, 400)
     source = opened()
     until(lambda: source._choked, lambda: source.poll(0, 0))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from connectors import kafka
-from connectors.kafka_batch import KafkaBatch
-from connectors.kafka_source import KafkaSource
+from worker.connectors import kafka
+from worker.connectors.kafka_batch import KafkaBatch
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import Refused, Unavailable
 from worker.interface import Connection, Partition, SourceOptions
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from connectors.kafka_batch import KafkaBatch, split, weight
 from tests.raw_kafka import Raw, write
 from tests.waiting import until
 from worker import App, Batch, Invalid, Record
 from worker.capture import Captured
+from worker.connectors.kafka_batch import KafkaBatch, split, weight
 from worker.interface import Partition
 from worker.lane import Lane, Shape
 from worker.letters import Overview, Selection, browse

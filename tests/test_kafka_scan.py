@@ -10,9 +10,9 @@ from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors import kafka_scan
-from connectors.kafka_batch import split
-from connectors.kafka_scan import by_partition, pure
+from worker.connectors import kafka_scan
+from worker.connectors.kafka_batch import split
+from worker.connectors.kafka_scan import by_partition, pure
 from worker.interface import Partition
 
 if by_partition is pure:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from connectors import kafka_sink
 from tests.waiting import until
+from worker.connectors import kafka_sink
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors import kafka, kafka_sink, kafka_source
-from connectors.kafka_commit import FLOODED
-from connectors.kafka_config import ClientLog
-from connectors.kafka_source import KafkaSource
+from worker.connectors import kafka, kafka_sink, kafka_source
+from worker.connectors.kafka_commit import FLOODED
+from worker.connectors.kafka_config import ClientLog
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 
@@ -130,7 +130,7 @@ class Opened:
         self.on_revoke: Callable[[], None] = lambda: None
         self.connection = Connection("shop", "kafka", "broker", options=options.pop("connection", {}))
         monkeypatch.setattr(kafka_source, "Consumer", self._client)
-        monkeypatch.setattr("connectors.kafka_commit.time.sleep", self._sleep)
+        monkeypatch.setattr("worker.connectors.kafka_commit.time.sleep", self._sleep)
         told = {"commit_interval": 5.0, **options}
         self.source = KafkaSource(SourceOptions(self.connection, ("orders",), "group", **told), clock=lambda: self.now)
         self.source.open(self._revoked)

@@ -103,7 +103,7 @@ import logging, logging.config, sys
 from worker import logs
 import worker.deadletter
 logs.configure(as_json=False)
-import connectors.activemq_source
+import worker.connectors.activemq_source
 logs.hear()
 {code}
 logging.getLogger("worker").warning("heard %d", 1)

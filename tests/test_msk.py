@@ -17,10 +17,10 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import ClientError
 
-from connectors import msk as connector
-from connectors.kafka_sink import KafkaSink
-from connectors.msk import login_of
-from connectors.msk_iam import Tokens
+from worker.connectors import msk as connector
+from worker.connectors.kafka_sink import KafkaSink
+from worker.connectors.msk import login_of
+from worker.connectors.msk_iam import Tokens
 from worker.errors import ConfigError, ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import Connection, SinkOptions, SourceOptions
 

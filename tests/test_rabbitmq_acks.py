@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.rabbitmq_acks import Acks
-from connectors.rabbitmq_link import ChannelClosed
-from connectors.rabbitmq_queue import Consumer
+from worker.connectors.rabbitmq_acks import Acks
+from worker.connectors.rabbitmq_link import ChannelClosed
+from worker.connectors.rabbitmq_queue import Consumer
 from worker.interface import Partition
 
 

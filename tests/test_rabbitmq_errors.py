@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pika import exceptions
 
-from connectors.rabbitmq_errors import login_failed
+from worker.connectors.rabbitmq_errors import login_failed
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Connection
 

@@ -18,10 +18,10 @@ from pika.channel import ContentFrameAssembler
 from pika.exceptions import InvalidFrameError
 from pika.frame import Body, Header, Heartbeat, Method, decode_frame
 
-from connectors.rabbitmq_batch import RabbitMQBatch
-from connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, publish, reject
-from connectors.rabbitmq_link import BulkConnection
-from connectors.rabbitmq_message import properties as properties_of_letter
+from worker.connectors.rabbitmq_batch import RabbitMQBatch
+from worker.connectors.rabbitmq_frames import CONSUMER, Delivery, ack, delivery, publish, reject
+from worker.connectors.rabbitmq_link import BulkConnection
+from worker.connectors.rabbitmq_message import properties as properties_of_letter
 from worker.deadletter import letter as dead_letter
 from worker.interface import Partition
 from worker.letters import Letter

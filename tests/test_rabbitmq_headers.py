@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pika import spec
 
-from connectors.rabbitmq_batch import RabbitMQBatch
-from connectors.rabbitmq_message import properties
+from worker.connectors.rabbitmq_batch import RabbitMQBatch
+from worker.connectors.rabbitmq_message import properties
 from worker.interface import KEY_HEADER, LEFT_OUT_HEADER, DeadLetter, Partition, Record
 
 

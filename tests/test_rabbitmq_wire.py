@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pika import spec
 
-from connectors import rabbitmq
-from connectors.rabbitmq_sink import RabbitMQSink
-from connectors.rabbitmq_source import RabbitMQSource
 from tests.brokers import Amqp
 from tests.waiting import until
+from worker.connectors import rabbitmq
+from worker.connectors.rabbitmq_sink import RabbitMQSink
+from worker.connectors.rabbitmq_source import RabbitMQSource
 from worker.errors import PublishError, Refused, Unavailable
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 

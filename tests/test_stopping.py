@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Message, TopicPartition
 
-from connectors import kafka_group
-from connectors.kafka_batch import KafkaBatch
-from connectors.kafka_commit import Positions
-from connectors.kafka_errors import Explain
-from connectors.kafka_group import Waiting
-from connectors.kafka_start import places_from
 from tests.test_threads import P0, running
 from tests.waiting import until
 from worker import App
+from worker.connectors import kafka_group
+from worker.connectors.kafka_batch import KafkaBatch
+from worker.connectors.kafka_commit import Positions
+from worker.connectors.kafka_errors import Explain
+from worker.connectors.kafka_group import Waiting
+from worker.connectors.kafka_start import places_from
 from worker.errors import Unconfirmed
 from worker.interface import Batch, Connection, Partition
 from worker.run import describe

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors import activemq_errors, kafka, rabbitmq_errors, tls
+from worker.connectors import activemq_errors, kafka, rabbitmq_errors, tls
 from worker.errors import ConfigError, ConnectorError, Refused, Unavailable
 from worker.interface import Connection, SourceOptions
 from worker.plugins import connector

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from connectors import kafka_embedded
+from worker.connectors import kafka_embedded
 
 if TYPE_CHECKING:
     from worker.run import Worker

@@ -37,7 +37,7 @@ def connector(scheme: str) -> Connector:
     try:
         return cast(Connector, point.load())
     except ImportError as error:
-        extra = f"stream-worker[{scheme}]" if point.value.startswith("connectors.") else "its requirements"
+        extra = f"stream-worker[{scheme}]" if point.value.startswith("worker.connectors.") else "its requirements"
         raise ConfigError(f"the connector for {scheme}:// cannot be imported: {error}; pip install {extra}") from error
 
 

@@ -69,9 +69,9 @@ def _fill(kind: str, url: str, queue: str, messages: int) -> None:
     if KINDS[kind] == "RabbitMQ":
         measure("letters", url=f"{url}?declare={kind}", queue=queue, messages=many, batch=1_000)
         return
-    from connectors.activemq_config import Login
-    from connectors.activemq_frames import encode
-    from connectors.activemq_link import Link
+    from worker.connectors.activemq_config import Login
+    from worker.connectors.activemq_frames import encode
+    from worker.connectors.activemq_link import Link
 
     link = Link(Login.of(connection(url)), beats=False)
     told = {"destination": f"/queue/{queue}", "persistent": str(kind == "persistent").lower(), "content-length": str(SIZE)}

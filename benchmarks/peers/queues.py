@@ -185,7 +185,7 @@ def stomp_py(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
 
 def letters(url: str, queue: str, messages: int, batch: int) -> dict[str, Any]:
     """Dead letters of ours, confirmed by the batch."""
-    from connectors.rabbitmq_sink import RabbitMQSink
+    from worker.connectors.rabbitmq_sink import RabbitMQSink
     from worker.interface import DeadLetter, Partition, Record, SinkOptions
 
     sink = RabbitMQSink(SinkOptions(connection(url), queue))

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import trustme
 
-from connectors import activemq as connector
-from connectors.activemq_sink import ActiveMQSink
-from connectors.activemq_source import ActiveMQSource
 from tests.contract import Member, gather, letter, numbers, values
 from tests.waiting import until
+from worker.connectors import activemq as connector
+from worker.connectors.activemq_sink import ActiveMQSink
+from worker.connectors.activemq_source import ActiveMQSource
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import LEFT_OUT_HEADER, Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.testing import ActiveMQContainer, ToxiproxyContainer

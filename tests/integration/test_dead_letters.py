@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from pika import BasicProperties
 
-from connectors import rabbitmq as rabbitmq_connector
 from tests import commands
 from tests.waiting import until
 from worker import App
+from worker.connectors import rabbitmq as rabbitmq_connector
 from worker.deadletter import letter
 from worker.errors import Refused
 from worker.interface import Connection, Partition, Record, SinkOptions, SourceOptions
@@ -228,7 +228,7 @@ def test_many_letters_are_listed(shop: Shop) -> None:
 
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.rabbitmq_browse._QUIET", 0.15)
+    monkeypatch.setattr("worker.connectors.rabbitmq_browse._QUIET", 0.15)
 
 
 @pytest.mark.usefixtures("quick_looks")

@@ -15,10 +15,10 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from connectors import kafka as connector
-from connectors.kafka_config import ClientLog
-from connectors.kafka_source import KafkaSource
 from tests.waiting import until
+from worker.connectors import kafka as connector
+from worker.connectors.kafka_config import ClientLog
+from worker.connectors.kafka_source import KafkaSource
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable, Unconfirmed
 from worker.interface import Connection, DeadLetter, OnRevoke, Partition, Record, SinkOptions, SourceOptions
 

@@ -18,9 +18,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from connectors import kafka as connector
-from connectors.kafka_config import ClientLog
 from tests.conftest import KAFKA_IMAGE, need_engine
+from worker.connectors import kafka as connector
+from worker.connectors.kafka_config import ClientLog
 from worker.errors import ConnectorError, Refused
 from worker.interface import Batch, Connection, DeadLetter, Partition, Record, SinkOptions, SourceOptions
 from worker.testing import KafkaContainer, MskContainer

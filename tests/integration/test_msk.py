@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from connectors import msk as connector
-from connectors.msk_iam import Tokens
 from tests.conftest import need_engine
 from tests.contract import Member, letter
 from tests.test_contract_msk import IAM, Behind, connect
+from worker.connectors import msk as connector
+from worker.connectors.msk_iam import Tokens
 from worker.errors import ConnectorError, Refused, Unavailable
 from worker.interface import Connection, SinkOptions, SourceOptions
 from worker.testing import MskContainer

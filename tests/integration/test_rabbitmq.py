@@ -18,13 +18,13 @@ import pytest
 import trustme
 from pika import spec
 
-from connectors import rabbitmq as connector
-from connectors.rabbitmq_frames import Properties, ack, publish
-from connectors.rabbitmq_link import Link
-from connectors.rabbitmq_sink import RabbitMQSink
 from tests.contract import Member, gather, letter, numbers, values
 from tests.test_rabbitmq_frames import any_properties
 from tests.waiting import until
+from worker.connectors import rabbitmq as connector
+from worker.connectors.rabbitmq_frames import Properties, ack, publish
+from worker.connectors.rabbitmq_link import Link
+from worker.connectors.rabbitmq_sink import RabbitMQSink
 from worker.errors import ConnectorError, PublishError, Refused, Unavailable
 from worker.interface import LEFT_OUT_HEADER, Connection, Partition, Record, SinkOptions, SourceOptions
 from worker.lane import Shape
@@ -577,7 +577,7 @@ def test_an_idle_connection_that_died_costs_little(
     rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A firewall forgot it: nothing is answered, and nobody says so."""
-    monkeypatch.setattr("connectors.rabbitmq_sink._IDLE", 0.5)
+    monkeypatch.setattr("worker.connectors.rabbitmq_sink._IDLE", 0.5)
     dead = rabbitmq.queue()
     proxy = toxiproxy.proxy(rabbitmq.address)
     with sink(connect(rabbitmq, proxy.address, stack_timeout=1), dead, timeout=60) as opened:
@@ -596,7 +596,7 @@ def test_an_idle_connection_that_died_costs_little(
 def test_a_connection_that_dies_under_a_publish_costs_no_minute(
     rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.rabbitmq_sink._SILENT", 1.0)
+    monkeypatch.setattr("worker.connectors.rabbitmq_sink._SILENT", 1.0)
     proxy = toxiproxy.proxy(rabbitmq.address)
     with sink(connect(rabbitmq, proxy.address), rabbitmq.queue(), timeout=60) as opened:
         opened.publish([letter(record(b"0"))])
@@ -610,7 +610,7 @@ def test_a_connection_that_dies_under_a_publish_costs_no_minute(
 def test_a_large_letter_on_a_slow_line_is_no_dead_connection(
     rabbitmq: RabbitMQContainer, toxiproxy: ToxiproxyContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.rabbitmq_sink._SILENT", 2.5)
+    monkeypatch.setattr("worker.connectors.rabbitmq_sink._SILENT", 2.5)
     dead = rabbitmq.queue(kind="classic")
     proxy = toxiproxy.proxy(rabbitmq.address)
     with sink(connect(rabbitmq, proxy.address), dead, timeout=60) as opened:

@@ -78,13 +78,14 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, folder, symlinks=True, ignore=LEFT_OUT)
         # What Python compiled is trusted by time and size, which a change may both keep.
         self._environ = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         self._environ.pop("CI", None)
-        where = "import worker, connectors.kafka; print(worker.__file__, connectors.kafka.__file__)"
+        where = "import worker.connectors.kafka; print(worker.__file__, worker.connectors.kafka.__file__)"
         found = subprocess.run([sys.executable, "-c", where], env=self._environ, cwd=folder, capture_output=True, text=True)
-        assert all(Path(one).is_relative_to(folder) for one in found.stdout.split()), f"{found.stdout}{found.stderr}"
+        places = found.stdout.split()
+        assert places and all(Path(one).is_relative_to(folder) for one in places), f"{found.stdout}{found.stderr}"
 
     def noticed(self, mutant: Mutant) -> str | None:
         """By which test."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from connectors import kafka_embedded
-from connectors.kafka_batch import KafkaBatch, partition_of
+from worker.connectors import kafka_embedded
+from worker.connectors.kafka_batch import KafkaBatch, partition_of
 from worker.interface import Record
 
 
