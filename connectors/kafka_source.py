@@ -378,7 +378,7 @@ class KafkaSource:
         self._moved = False
         self._hand = self._take(max_records) if self._held else []
         if not self._hand:
-            first = consumer.poll(timeout)
+            first = self._first(consumer, timeout)
             if first is None:
                 return []
             self._hand.append(first)
@@ -388,6 +388,17 @@ class KafkaSource:
         if self._moved:
             messages = [message for message in messages if message.error() or partition_of(message) in self._positions]
         return messages
+
+    def _first(self, consumer: Consumer, timeout: float) -> Message | None:
+        """A record, or an error; the end of a partition is noted and waited on, as nothing has come."""
+        until = self._clock() + timeout
+        while (message := consumer.poll(timeout)) is not None:
+            error = message.error()
+            if error is None or error.code() != KafkaError._PARTITION_EOF:
+                return message
+            self._trouble(message, error)
+            timeout = max(0.0, until - self._clock())
+        return None
 
     def _take(self, max_records: int) -> list[Message]:
         """What was held back, as far as its partition is not paused."""
