@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
-from worker.connectors.kafka_errors import Explain
+from worker.connectors.kafka_errors import MISSING, Explain
 
 _REACH = 10.0
+_CREATION = 5.0
+_ON_ITS_WAY = MISSING | {KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class Heard(Protocol):
@@ -58,3 +60,14 @@ def reach(
             if heard.all_down or (reason is not None and explain.permanent(reason)) or clock() >= deadline:
                 raise explain.unreachable(reason, servers) from error
             wait = min(wait * 2, 2.0)
+
+
+def find(client: Consumer | Producer, topic: str, config: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> Any:
+    """What the brokers say of `topic`. With `allow.auto.create.topics` one that is not there is made meanwhile."""
+    creates = str(config.get("allow.auto.create.topics")).lower() == "true"
+    deadline = clock() + (_CREATION if creates else 0.0)
+    while True:
+        found = client.list_topics(topic, timeout=_REACH).topics[topic]
+        if found.error is None or found.error.code() not in _ON_ITS_WAY or clock() >= deadline:
+            return found
+        client.poll(0.05)

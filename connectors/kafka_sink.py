@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from worker.connectors import kafka_config
 from worker.connectors.kafka_errors import MISSING, Explain
-from worker.connectors.kafka_reach import Ear, reach
+from worker.connectors.kafka_reach import Ear, find, reach
 from worker.errors import PublishError, Refused
 from worker.interface import DeadLetter, Record, SinkOptions
 
@@ -71,14 +71,13 @@ class KafkaSink:
         servers = kafka_config.servers(self._options.connection)
         try:
             producer = self._connected()
-            topic = reach(producer, self._options.stream, servers, self._explain, self._ear, self._clock).topics[
-                self._options.stream
-            ]
+            reach(producer, self._options.stream, servers, self._explain, self._ear, self._clock)
+            topic = find(producer, self._options.stream, self._config, self._clock)
         except KafkaException as error:
             raise self._explain.error(error.args[0]) from error
         if topic.error is not None and topic.error.code() in MISSING:
             near = get_close_matches(self._options.stream, producer.list_topics(timeout=_REACH).topics, 3, 0.7)
-            hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct `dead_letter`"
+            hint = f"did you mean {' or '.join(near)}?" if near else "create it, or correct its name"
             raise Refused(f"connection {self._options.connection.name}: there is no topic {self._options.stream}: {hint}")
         if topic.error is not None and self._explain.permanent(topic.error):
             raise self._explain.error(topic.error)

@@ -20,7 +20,7 @@ from worker.connectors.kafka_commit import FLOODED, Positions
 from worker.connectors.kafka_errors import MISSING, Explain
 from worker.connectors.kafka_group import Waiting, moment
 from worker.connectors.kafka_health import Health
-from worker.connectors.kafka_reach import reach
+from worker.connectors.kafka_reach import find, reach
 from worker.connectors.kafka_start import lookup, places_from, starts
 from worker.errors import ConnectorError, Refused, Unavailable, Unconfirmed
 from worker.interface import Batch, OnRevoke, Partition, SourceOptions
@@ -159,7 +159,7 @@ class KafkaSource:
         for stream in self._options.streams:
             if stream in self._patterns:
                 continue
-            topic = consumer.list_topics(stream, timeout=_REACH).topics[stream]
+            topic = find(consumer, stream, self._config, self._clock)
             if topic.error is not None and topic.error.code() in MISSING:
                 if not self._proven:
                     raise Refused(self._missing(consumer, stream))

@@ -1,15 +1,18 @@
-"""Several threads publish dead letters at once."""
+"""Several threads publish dead letters at once; a topic that is made when it is asked for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
 from tests.waiting import until
 from worker.connectors import kafka_sink
+from worker.connectors.kafka_reach import find
 from worker.interface import Connection, DeadLetter, Partition, Record, SinkOptions
 
 
@@ -47,3 +50,35 @@ def test_one_thread_polls_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     producer.go.set()
     until(lambda: not any(thread.is_alive() for thread in threads), patience=10)
     assert producer.polls == 1
+
+
+class Making:
+    """A broker that makes a topic when it is asked for, which takes it a moment."""
+
+    def __init__(self, answers: list[int | None]) -> None:
+        self.answers = answers
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        code = self.answers.pop(0)
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None if code is None else KafkaError(code))})
+
+    def poll(self, timeout: float) -> None: ...
+
+
+MISSING, WAITS = KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE
+
+
+@pytest.mark.parametrize("creates", [True, "true"])
+def test_a_topic_that_is_made_when_asked_for_is_waited_for(creates: object) -> None:
+    client: Any = Making([MISSING, WAITS, None])
+    assert find(client, "orders", {"allow.auto.create.topics": creates}).error is None
+    assert client.answers == []
+
+
+def test_without_that_and_after_a_while_it_is_missing() -> None:
+    client: Any = Making([MISSING, None])
+    assert find(client, "orders", {"allow.auto.create.topics": False}).error.code() == MISSING
+    clock, never = iter([0.0, 1.0, 6.0]), [MISSING, MISSING]
+    client = Making(never)
+    assert find(client, "orders", {"allow.auto.create.topics": True}, lambda: next(clock)).error.code() == MISSING
+    assert never == []

@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 from worker.cli_dead_letters import dead_letters
+from worker.cli_new import new
 from worker.cli_replay import replay
+from worker.cli_send import send
 from worker.errors import Stuck, WorkerError
 from worker.loading import exit_at_once, fail, inherited, load
 
@@ -171,6 +173,8 @@ def demo(records: int, as_json: bool) -> None:
 
 cli.add_command(dead_letters)
 cli.add_command(replay)
+cli.add_command(new)
+cli.add_command(send)
 
 
 def main() -> None:

@@ -29,10 +29,14 @@ def load(target: str, handlers: Sequence[str], flags: Sequence[str], config: Pat
     app = load_app(target)
     from worker import settings
 
-    file = config or (Path(DEFAULT) if os.path.lexists(DEFAULT) else None)
+    file = settings_file(config)
     if file is None:
         _say_what_is_not_read(target)
     return app, settings.load(app, file=file, environ=os.environ, flags=flags, only=handlers)
+
+
+def settings_file(config: Path | None) -> Path | None:
+    return config or (Path(DEFAULT) if os.path.lexists(DEFAULT) else None)
 
 
 def inherited() -> list[str]:

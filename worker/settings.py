@@ -98,9 +98,8 @@ def load(
     complaints = Complaints()
     given: dict[str, Layered] = {"connections": _connections_in_code(app), "handlers": _handlers_in_code(app)}
     _name_unknown_variables(environ, complaints)
-    for layer in (_from_file(file), _from_environment(environ, given), _from_flags(flags)):
-        for path, value in layer:
-            _merge(given, path, value, app, complaints)
+    for path, value in _layers(given, file, environ, flags):
+        _merge(given, path, value, app, complaints)
     connections = {name: _connection(name, options, complaints) for name, options in given["connections"].items()}
     handlers = {}
     for name in app.handlers:
@@ -126,7 +125,37 @@ def load(
     )
 
 
+def load_stream(
+    stream: str, app: App | None, *, file: Path | None = None, environ: Mapping[str, str], flags: Sequence[str] = ()
+) -> tuple[Connection, str]:
+    """One stream and its connection, which an app may have or not; what is said of handlers is not looked at."""
+    complaints = Complaints()
+    app = app or App("none")
+    given: dict[str, Layered] = {"connections": _connections_in_code(app), "handlers": {}}
+    for path, value in _layers(given, file, environ, flags):
+        if path[0] != "handlers":
+            _merge(given, path, value, app, complaints)
+    named = Given(stream, "the command line")
+    wanted = stream.partition(":")[0]
+    connections = {name: _connection(name, told, complaints) for name, told in given["connections"].items() if name == wanted}
+    found = _source("stream", named, connections or dict.fromkeys(given["connections"]), complaints)
+    if found is not None and len(found[1]) > 1:
+        complaints.add("stream", named, "name one stream")
+    if complaints.lines or found is None:
+        raise ConfigError("\n".join(complaints.lines))
+    return found[0], found[1][0]
+
+
 # The layers
+
+
+def _layers(
+    given: Mapping[str, Layered], file: Path | None, environ: Mapping[str, str], flags: Sequence[str]
+) -> Iterator[tuple[list[str], Given]]:
+    """What is said outside of the code, the later the stronger."""
+    yield from _from_file(file)
+    yield from _from_environment(environ, given)
+    yield from _from_flags(flags)
 
 
 def _connections_in_code(app: App) -> Layered:
@@ -217,7 +246,7 @@ def _handler(
 ) -> HandlerSettings | None:
     before = len(complaints.lines)
     options = _options(name, given, complaints)
-    source = _source(name, given["streams"], connections, complaints)
+    source = _source(f"handlers.{name}.streams", given["streams"], connections, complaints)
     if options is None or source is None:
         return None
     connection, streams = source
@@ -266,9 +295,8 @@ def _bounds(option: str) -> Iterator[str]:
 
 
 def _source(
-    name: str, given: Given, connections: Mapping[str, Connection | None], complaints: Complaints
+    path: str, given: Given, connections: Mapping[str, Connection | None], complaints: Complaints
 ) -> tuple[Connection, tuple[str, ...]] | None:
-    path = f"handlers.{name}.streams"
     told = given.value.split(",") if isinstance(given.value, str) else given.value
     if not isinstance(told, list | tuple):
         complaints.add(path, given, "a text, or a list of texts, each written connection:name")
