@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 
 from tests import commands
 from worker import shown
-from worker.cli import cli
 from worker.deadletter import HEADERS
 from worker.errors import count
 from worker.interface import Partition, Record
@@ -291,22 +289,15 @@ def test_what_run_is_told_reaches_each_of_its_processes(tmp_path: Path, monkeypa
     assert [*arguments[:2], *sorted(arguments[2:])] == ["run", where, *sorted(told)]
 
 
-def test_a_letter_of_several_is_not_shown_as_if_it_were_all(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_letter_of_several_is_not_shown_as_if_it_were_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     headers = (("dead_letter_handler", b"shop.charge"), ("dead_letter_attempts", b"1"))
     letters = [Letter(Record(b"%d" % n, None, headers, None, n, Partition("dead", 0))) for n in range(2)]
     monkeypatch.setattr("worker.letters.browse", lambda settings: iter(letters))
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "h2shown.py").write_text(DEAD)
-    with suppress(SystemExit):
-        cli(["dead-letters", "show", "h2shown.py"])
-    told = capsys.readouterr()
-    assert "there are more letters: --limit 10" in told.err and "after 1 call," in told.out
+    told = commands.run(tmp_path, "dead-letters", "show", "h2shown.py")
+    assert "there are more letters: --limit 10" in told.stderr and "after 1 call," in told.stdout
     for whole in (["--limit", "2"], ["--json"]):
-        with suppress(SystemExit):
-            cli(["dead-letters", "show", "h2shown.py", *whole])
-        assert "--limit" not in capsys.readouterr().err
+        assert "--limit" not in commands.run(tmp_path, "dead-letters", "show", "h2shown.py", *whole).stderr
 
 
 def test_counts_agree_with_their_words() -> None:

@@ -365,8 +365,8 @@ MUTANTS: dict[str, Mutant] = {
     # Settings, options, processes
     "a_file_overrules_the_environment": Mutant(
         "worker/settings.py",
-        "(_from_file(file), _from_environment(environ, given), _from_flags(flags))",
-        "(_from_environment(environ, given), _from_file(file), _from_flags(flags))",
+        "    yield from _from_file(file)\n    yield from _from_environment(environ, given)\n",
+        "    yield from _from_environment(environ, given)\n    yield from _from_file(file)\n",
         "code < worker.toml < environment < --set",
         "test_settings.py",
     ),
