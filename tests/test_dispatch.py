@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -242,7 +242,7 @@ UNRUN: dict[str, Callable[[], Any]] = {
     "async_generator": _asynchronous_generator,
     "map": lambda: map(str, [1]),
     "islice": lambda: itertools.islice([1], 1),
-    "Future": lambda: POOL.submit(str),
+    "Future": lambda: Future(),
     "Thread": lambda: threading.Thread(target=str),
     "partial": lambda: functools.partial(str),
     "function": lambda: _coroutine,
@@ -280,6 +280,35 @@ def test_one_record_may_return_anything_else() -> None:
             return made
 
         assert fates(verdict_of(each, b"a")) == ([0], [], [])
+
+
+def test_what_the_handler_has_waited_for_has_run() -> None:
+    def waited(value: bytes) -> Any:
+        futures = [POOL.submit(str)]
+        wait(futures)
+        return futures
+
+    def joined(value: bytes) -> Any:
+        thread = threading.Thread(target=str)
+        thread.start()
+        thread.join()
+        return thread
+
+    async def gathered(value: bytes) -> Any:
+        done, _ = await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0))])
+        return done
+
+    for function in (waited, joined, gathered):
+        assert fates(verdict_of(function, b"a")) == ([0], [], [])
+
+
+def test_a_future_that_failed_unseen_finishes_nothing() -> None:
+    def each(value: bytes) -> Any:
+        future = POOL.submit(int, "x")
+        wait([future])
+        return future
+
+    assert "has not ended" in str(stop_of(each, b"a"))
 
 
 def test_max_age_gives_up_without_a_try() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import functools
 import inspect
@@ -39,7 +40,15 @@ def unrun(result: Any) -> Any:
 
 
 def _is_unrun(one: Any) -> bool:
-    return inspect.isawaitable(one) or isinstance(one, _LAZY) or type(one).__module__ in _MODULES
+    lazy = inspect.isawaitable(one) or isinstance(one, _LAZY) or type(one).__module__ in _MODULES
+    return lazy and not _has_succeeded(one)
+
+
+def _has_succeeded(one: Any) -> bool:
+    """What a handler has waited for. One that failed was not looked at: its record would be finished in spite of that."""
+    if isinstance(one, concurrent.futures.Future | asyncio.Future):
+        return one.done() and not one.cancelled() and one.exception() is None
+    return isinstance(one, threading.Thread) and one.ident is not None and not one.is_alive()
 
 
 def discard(result: Any) -> None:
