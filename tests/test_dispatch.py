@@ -136,7 +136,11 @@ def test_an_index_may_be_of_any_integer_type() -> None:
     def handle(b: Batch) -> Any:
         return {Number(): ValueError()}
 
-    assert fates(verdict_of(handle, b"a", b"b")) == ([0], [1], [])
+    def fail(b: Batch) -> Any:
+        raise Failed(Number())  # type: ignore[arg-type]
+
+    for function in (handle, fail):
+        assert fates(verdict_of(function, b"a", b"b")) == ([0], [1], [])
 
 
 def test_an_unknown_index_of_failed_stops_the_handler() -> None:

@@ -20,6 +20,7 @@ WorkerError
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 LONGEST = 2_592_000
@@ -96,10 +97,10 @@ class Failed(WorkerError):
     """Raised by a handler of a batch: the record at `index` failed, those before it are finished, those after untouched."""
 
     def __init__(self, index: int, reason: str = "") -> None:
-        if not isinstance(index, int) or isinstance(index, bool):
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
             raise TypeError(f"Failed({index!r}): the index of a record in the batch is a whole number")
-        super().__init__(index, reason)
-        self.index = index
+        self.index = operator.index(index)  # numpy has whole numbers of its own
+        super().__init__(self.index, reason)
         self.reason = reason
 
     def __str__(self) -> str:
