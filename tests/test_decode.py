@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, JsonValue, field_validator
 from typing_extensions import TypedDict
 
 from tests.support import batch
@@ -254,6 +254,13 @@ def test_text_is_the_value_as_it_is_wherever_it_stands_for_the_whole() -> None:
     assert (got.values, list(got.bad)) == (["ab"], [0])
     got = arguments(takes(list[Annotated[bytes, Field(max_length=2)]]), b"\xff\xff\xff", b"\xff")
     assert (got.values, list(got.bad)) == ([b"\xff"], [0])
+
+
+def test_any_json_is_one_type() -> None:
+    for annotation in (list[JsonValue], Sequence[JsonValue | None]):
+        got = arguments(takes(annotation), b'{"a": [1]}', b"[1]", b'"s"', b"x")
+        assert (got.values, list(got.bad)) == ([{"a": [1]}, [1], "s"], [3])
+    assert shape(takes(JsonValue)).takes == shape(takes(Record[JsonValue])).takes == "one"
 
 
 @pytest.mark.parametrize(

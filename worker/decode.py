@@ -110,8 +110,10 @@ def _wanted(annotation: Any, name: str) -> tuple[Literal["batch", "list", "one"]
 
 def _peeled(annotation: Any) -> tuple[Any, list[Any]]:
     """Without what leaves a type what it is: notes, a None beside it, another name. And the notes."""
+    from pydantic import JsonValue
+
     extras: list[Any] = []
-    while True:
+    while annotation is not JsonValue:  # any JSON; made of str and lists, it would seem to mean two things
         if get_origin(annotation) is Annotated:
             annotation, *notes = get_args(annotation)
             extras += notes
@@ -124,7 +126,8 @@ def _peeled(annotation: Any) -> tuple[Any, list[Any]]:
         elif len(members := _members(annotation)) == 1 and get_args(annotation) and members[0] is not annotation:
             [annotation] = members
         else:
-            return annotation, extras
+            break
+    return annotation, extras
 
 
 def _members(annotation: Any) -> Sequence[Any]:
