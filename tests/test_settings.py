@@ -371,6 +371,14 @@ def test_queues_of_activemq_may_be_shared_by_a_wildcard(streams: tuple[str, str]
         assert loaded(sharing(streams))
 
 
+def test_two_selectors_share_a_queue_on_purpose() -> None:
+    url = "activemq://a:61613?selector="
+    assert loaded(sharing(("eu:orders", "us:orders"), {"eu": f"{url}region='eu'", "us": f"{url}region='us'"}))
+    for us in (f"{url}a", "activemq://a:61613"):
+        told = complaints(sharing(("eu:orders", "us:orders"), {"eu": f"{url}a", "us": us}))
+        assert "each record goes to one of them" in told
+
+
 @pytest.mark.parametrize(
     ("streams", "groups"),
     [

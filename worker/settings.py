@@ -450,6 +450,9 @@ def _name_those_that_share(handlers: Sequence[HandlerSettings], complaints: Comp
 
 
 def _same(one: Connection, stream: str, other: Connection, second: str) -> bool:
+    selectors = {connection.options.get("selector") for connection in (one, other)}
+    if len(selectors) == 2 and None not in selectors:  # so that each gets its own messages
+        return False
     return plugins.reads(one, stream, other, second) or plugins.reads(other, second, one, stream)
 
 
