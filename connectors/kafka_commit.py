@@ -72,6 +72,8 @@ class Positions:
     def forget(self, partitions: Collection[Partition]) -> None:
         for partition in partitions:
             self._owned.pop(partition, None)
+        if not self.unconfirmed:  # else what is finished next would seem to have waited since then
+            self._since = self._later = None
 
     def next(self, partition: Partition) -> int:
         return self._owned[partition].next

@@ -229,6 +229,18 @@ def test_it_stalls_when_what_is_finished_is_unconfirmed_for_a_second_more_than_t
     assert not positions.stalled
 
 
+def test_what_went_with_its_partition_keeps_nothing_waiting(positions: Positions, now: list[float]) -> None:
+    client: Any = Client()
+    positions.finish(finished(5))
+    positions.send(client)
+    positions.forget([P0])
+    positions.answered(KafkaError(KafkaError.ILLEGAL_GENERATION), client.sent[0])
+    now[0] += 100
+    positions.own(P0, 5, committed=True)
+    positions.finish(finished(5))
+    assert not positions.stalled
+
+
 def test_the_last_commits_are_waited_for_as_long_as_there_is_time(positions: Positions) -> None:
     client, told = Client(), list[int]()
     positions.finish(finished(5))
