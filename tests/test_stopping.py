@@ -163,6 +163,36 @@ def test_what_could_not_be_committed_is_an_error_with_its_count(caplog: pytest.L
     assert "10 records finished, 7 of them not committed" in caplog.text
 
 
+@pytest.mark.parametrize(("unconfirmed", "told"), [(2, "2 of them not committed"), (0, "the last of them perhaps not committed")])
+def test_a_connection_that_is_lost_while_it_stops_is_not_told_as_all_committed(
+    unconfirmed: int, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "worker")
+    source, step = source_of(1), Step()
+    close = source.close
+    step.go.release(1)
+
+    def closing(remaining: Callable[[], float] | None = None) -> None:
+        lost = source.opened and unconfirmed
+        close(remaining)
+        if lost:
+            raise Unconfirmed(f"group g: {unconfirmed} finished records could not be committed and come again", unconfirmed)
+
+    source.close = closing  # type: ignore[method-assign]
+    with running(source, handler_of(step, False)) as run:
+        until(source.finished)
+        source.put(b"next")
+        until(lambda: len(step.begun) == 2)
+        run.loop.stop(time.monotonic() + 5.0)
+        source.disconnect()
+        until(lambda: run.loop.closed)
+        step.go.release(10)
+        assert (run.loop.failure is None) is (not unconfirmed)
+    assert (
+        caplog.records[-1].getMessage().endswith(f"1 record finished, {told}; 1 taken and not finished, left for the next worker")
+    )
+
+
 class Client:
     """Takes commits, and answers when it is told to."""
 

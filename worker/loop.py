@@ -119,6 +119,8 @@ class Loop:
         self._rejected: list[Batch] = []
         self._resting: dict[Partition, float] = {}
         """Partitions that a retry keeps waiting longer than their source can hold records, and until when."""
+        self._unconfirmed = self._left = 0
+        """Records that come again: finished while draining, and not finished when the connection was lost."""
         self._finishing = 0.0
         """While draining, until when batches are still started: the source should not be given back what it fetched."""
         self._dry = False
@@ -221,7 +223,7 @@ class Loop:
             self._receive(batch, now)
         if self._away_since is not None:
             log.info("%s: connected again", self.name)
-            self._away_since, self._attempt = None, 0
+            self._away_since, self._attempt, self._left = None, 0, 0
         if not room and timeout and not self.outcomes and not self.outbox.ended and not self.ready:
             self.assignment.wake.wait(timeout)
             self.assignment.wake.clear()
@@ -441,6 +443,7 @@ class Loop:
 
     def _away(self, error: Unavailable) -> None:
         """Forgets everything unfinished: it comes again. Results of what still runs find no lane."""
+        self._left += self._open_records()
         self.assignment.drop_ready(self.lanes.values())
         self.assignment.forget(self.lanes.values())
         self._finished.clear()
@@ -452,7 +455,7 @@ class Loop:
             self.source.close()  # also if it could not be opened: of two queues one may be there, and its messages held
         except Unconfirmed as lost:
             if self.draining:
-                self._unconfirmed(lost)
+                self._tell_unconfirmed(lost)
         except WorkerError:
             pass
         now = self._clock()
@@ -492,28 +495,33 @@ class Loop:
             self.source.flooded = True
         self.stop(self._clock() + self._drain)
 
-    def _unconfirmed(self, error: Unconfirmed) -> None:
+    def _open_records(self) -> int:
+        return sum(lane.position.open for lane in self.lanes.values())
+
+    def _tell_unconfirmed(self, error: Unconfirmed) -> None:
+        self._unconfirmed += error.records
         log.error("%s: %s", self.name, error)
         self.failure = self.failure or error
 
     def _close(self) -> None:
         self.assignment.close(self.lanes)
-        counters, unconfirmed = self.counters, 0
-        left = sum(lane.position.open for lane in self.lanes.values())
+        counters, cut = self.counters, self._away_since is not None
+        self._left += self._open_records()
         try:
             self._commit()
             # Asked again and again: a second signal does not wait.
             until = self._clock() + LAST_COMMITS
             self.source.close(lambda: max(self._deadline, until) - self._clock())
         except Unconfirmed as error:
-            unconfirmed = error.records
-            self._unconfirmed(error)
+            self._tell_unconfirmed(error)
         except WorkerError as error:
+            cut = True
             log.warning("%s: closing: %s", self.name, error)
         self.assignment.forget(self.lanes.values())
         finished = counters.handled + counters.dead_lettered + counters.discarded
-        committed = f"{unconfirmed} of them not committed" if unconfirmed else "all committed"
-        log.info("%s: stopped: %s finished, %s; %s", self.name, count(finished, "record"), committed, _left(left))
+        committed = "the last of them perhaps not committed" if cut and finished else "all committed"
+        committed = f"{self._unconfirmed} of them not committed" if self._unconfirmed else committed
+        log.info("%s: stopped: %s finished, %s; %s", self.name, count(finished, "record"), committed, _left(self._left))
         self.closed = True
         self.outbox.close()
 
