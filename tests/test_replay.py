@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import batch
-from worker import App, Batch, ConfigError, Reject, Retry
+from worker import App, Batch, ConfigError, Record, Reject, Retry
 from worker.capture import SUFFIX, Capture, Captured
-from worker.interface import Partition
+from worker.interface import Partition, Unreadable
 from worker.plain import PlainBatch
 from worker.testing import replay
 from worker.work import Outcome
@@ -159,6 +159,28 @@ def test_a_replay_halves_and_ends_as_the_worker_does(tmp_path: Path) -> None:
     assert replay(file, fail_on_five, retries=0, dead_letter="discard").given_up[0].then == "discarded"
     assert replay(file, fail_on_five).given_up[0].then == "tried for ever"
     assert replay(file, lambda values: None).finished == list(range(8))
+
+
+def test_headers_that_could_not_be_read_cannot_in_a_replay_either(tmp_path: Path) -> None:
+    unread = (b"2", None, Unreadable("a name is not UTF-8"), None, 8, {})
+    failing = PlainBatch(Partition("orders", 0), [(b"1", None, (), None, 7, {}), unread])
+
+    def handle(records: list[Record[bytes]]) -> Any:
+        return {index: error for index, record in enumerate(records) if (error := _error_of(record)) is not None}
+
+    made = replay(capture(tmp_path, failing), handle, dead_letter="kafka:dead")
+    assert (made.finished, [(end.id, end.error.args[0]) for end in made.given_up]) == (
+        [7],
+        [(8, "headers that cannot be read: a name is not UTF-8")],
+    )
+
+
+def _error_of(record: Record[bytes]) -> Exception | None:
+    try:
+        dict(record.headers)
+    except Exception as error:
+        return error
+    return None
 
 
 def test_a_replay_of_an_apps_handler(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import ConfigError, Retry, count, say
-from worker.interface import Batch, Partition, shown
+from worker.interface import Batch, Partition, as_read, shown
 from worker.options import HandlerOptions
 from worker.plain import PlainBatch, columns
 from worker.work import Outcome
@@ -89,7 +89,7 @@ class Captured(BaseModel):
         return self.ordered if options.ordered is None else options.ordered
 
     def batch(self) -> PlainBatch:
-        native = [(r.value, r.key, tuple(r.headers), r.timestamp, r.id, r.properties) for r in self.records]
+        native = [(r.value, r.key, as_read(tuple(r.headers)), r.timestamp, r.id, r.properties) for r in self.records]
         return PlainBatch(Partition(self.stream, self.partition), native)
 
 

@@ -47,9 +47,18 @@ class Unreadable(Sequence[tuple[str, bytes | None]]):
         return f"<unreadable headers: {self.reason}>"
 
 
+_UNREADABLE = "unreadable_headers"
+
+
 def shown(headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes | None]]:
     """For logs, dead letters and files: in place of those that cannot be read one that says so."""
-    return (("unreadable_headers", headers.reason.encode()),) if type(headers) is Unreadable else headers
+    return ((_UNREADABLE, headers.reason.encode()),) if type(headers) is Unreadable else headers
+
+
+def as_read(headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes | None]]:
+    """What `shown` was told, for who handles it again: with that one header in its place a handler would succeed."""
+    name, value = headers[0] if len(headers) == 1 else ("", None)
+    return Unreadable((value or b"").decode(errors="replace")) if name == _UNREADABLE else headers
 
 
 class Record(NamedTuple, Generic[V]):
