@@ -24,6 +24,8 @@ log = logging.getLogger("worker.rabbitmq")
 
 RETURNS = 15
 """A quorum queue drops a message after 20 returns, unless x-delivery-limit is -1."""
+DROPPED = 20
+"""One that came back more often shows that its queue has another limit, or none."""
 # A stream is declared as it is; of every other queue the broker says what it is instead; and none is ever made by this, as a
 # stream has no priorities.
 _STREAM = {"x-queue-type": "stream", "x-max-priority": 1}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from worker.connectors.rabbitmq_batch import RabbitMQBatch
 from worker.connectors.rabbitmq_config import MOST_PREFETCH, Login
 from worker.connectors.rabbitmq_link import ChannelClosed, Link
-from worker.connectors.rabbitmq_queue import RETURNS, Consumer, returns, waiting
+from worker.connectors.rabbitmq_queue import DROPPED, RETURNS, Consumer, returns, waiting
 from worker.connectors.rabbitmq_sink import RabbitMQSink
 from worker.errors import Refused, Unavailable
 from worker.interface import Batch, DeadLetter, OnRevoke, Partition, Record, SinkOptions, SourceOptions
@@ -182,13 +182,14 @@ class RabbitMQSource:
     def worn(self, batch: Batch) -> list[Batch]:
         """The letters that a quorum queue would drop when they had been looked at a few times more."""
         assert isinstance(batch, RabbitMQBatch)
-        found = [index for index, one in enumerate(batch.native) if returns(one) >= RETURNS]
+        found = [index for index, one in enumerate(batch.native) if RETURNS <= returns(one) <= DROPPED]
         letters = [index for index in found if _is_letter(batch.record(index))]
         if len(letters) < len(found):
             # Each look is a return, and a copy would be another message to whoever owns it.
             raise Refused(
                 f"queue {batch.partition.stream}: {len(found) - len(letters)} messages that no worker wrote came back {RETURNS} "
-                "times and more, and the broker drops them after 20: set delivery-limit -1 by a policy before you look again"
+                f"times and more, and the broker drops them after {DROPPED}: set delivery-limit -1 by a policy before you look "
+                f"again; with that, the command goes on once they came back more than {DROPPED} times, as each look is one"
             )
         return [batch.pick(letters)] if letters else []
 

@@ -212,6 +212,17 @@ def test_a_message_that_came_back_often_is_told_once(broker: Amqp, opened: Any, 
     assert len(re.findall("came back 1[56] times", caplog.text)) == 1  # both may come with one read, or not
 
 
+def test_what_came_back_more_often_than_a_limit_allows_is_not_worn(broker: Amqp, opened: Any) -> None:
+    for count in (20, 21):
+        broker.put(b"%d" % count, spec.BasicProperties(headers={"x-delivery-count": count}))
+    source, batches = opened(), list[Batch]()
+    until(lambda: batches.extend(source.poll(10, 0.01)) or sum(map(len, batches)) == 7)
+    whole = batches[0].join(batches[1:])
+    with pytest.raises(Refused, match="set delivery-limit -1"):
+        source.worn(whole.take(5, 6))
+    assert source.worn(whole.take(6)) == []
+
+
 def test_a_connection_that_is_cut_is_an_outage(broker: Amqp, opened: Any) -> None:
     source = opened()
     broker.close()
