@@ -559,8 +559,9 @@ class KafkaSource:
         target, name = (end, "latest") if self._policy == "latest" and not replaced else (first, "earliest")
         log.error("group %s stands at %d of %s, but %s: going on at %s (%d)", group, at, partition, what, name, target)
         if replaced:
-            # What is in flight has offsets of the old log: its result must not move the position in the new one.
+            # What is in flight or held has offsets of the old log: its result must not move the position in the new one.
             self._on_revoke({partition}, lost=True)
+            self._drop({partition})
             self._paused.discard(partition)  # it begins anew, and the core would resume only what it remembers
         if replaced or self._positions.next(partition) <= at:
             self._positions.move(partition, target)

@@ -391,6 +391,18 @@ def test_a_log_that_was_made_again_is_read_from_its_beginning_and_old_results_co
     assert run.client.assigned[P0] == Client.first and run.revoked == [({P0}, True)]
 
 
+def test_records_of_the_old_log_that_were_held_back_are_not_handed_out(opened: Callable[..., Opened]) -> None:
+    run = opened(stored={P0: (49, ""), P1: (4, "")}).assign()
+    gone = KafkaError(KafkaError.OFFSET_OUT_OF_RANGE)
+    run.client.records.append(Message(topic="orders", partition=0, offset=49, value=b"old"))
+    run.client.records.append(Message(topic="orders", partition=0, offset=50, error=gone))
+    for _ in range(4):  # the core has no room
+        run.now += 0.2
+        run.source.poll(0, 0.0)
+    assert run.client.assigned[P0] == Client.first
+    assert run.poll() == []
+
+
 # Whether the broker is there
 
 
