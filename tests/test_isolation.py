@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from tests.commands import fresh
 from tests.support import batch
+from tests.waiting import until
 from worker.decode import shape
 from worker.errors import ConfigError, Reject, Stopped
 from worker.interface import Partition, Record
@@ -241,6 +243,18 @@ def test_no_process_outlives_the_worker(made: Callable[..., Isolation]) -> None:
     child = call._idle.get()
     child._pipe.close()  # as the kernel does when the worker is killed
     assert child.end() == "ended with code 0"
+
+
+def test_a_call_that_is_left_behind_does_not_outlive_an_orderly_end(made: Callable[..., Isolation]) -> None:
+    isolated, outcomes = made("values"), list[Outcome]()
+    thread = threading.Thread(target=lambda: outcomes.append(isolated(batch(b"hang"), {})))
+    thread.start()
+    until(lambda: isolated._busy)
+    [child] = isolated._busy
+    isolated.close()
+    until(lambda: not child.alive)
+    thread.join(10.0)
+    assert isinstance(outcomes[0].whole, Crashed)
 
 
 def test_a_process_that_cannot_start_stops_the_handler(made: Callable[..., Isolation], tmp_path: Path) -> None:

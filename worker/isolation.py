@@ -142,6 +142,10 @@ class Child:
         self.close(LAST_WORDS)
         return how_it_ended(self._process.returncode)
 
+    def kill(self) -> None:
+        """Over a call that nobody waits for any longer."""
+        self._process.kill()
+
     def close(self, timeout: float) -> None:
         """Killed, if it does not end by then."""
         self._pipe.close()
@@ -160,17 +164,21 @@ class Isolation:
         self._whole = shape.takes == "batch" or shape.records
         self._timeout = timeout
         self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
+        self._busy: set[Child] = set()
 
     def __call__(self, batch: Batch, expired: Mapping[int, Exception]) -> Outcome:
         """Raises `Stopped` as the handler would, or if no process can be started."""
         ends = batch.record(0).id, batch.record(len(batch) - 1).id
         request = Request(batch.partition, batch.attempt, columns(batch, whole=self._whole), ends, expired)
         child = self._child()
+        self._busy.add(child)
         try:
             reply = child.call(request, self._timeout)
         except TimeoutError as error:
             log.error("%s: %s: %s: its process was killed", self._plan.handler, batch.partition, error)
             return Outcome(whole=error)
+        finally:
+            self._busy.discard(child)
         if reply is None:
             over = "one record" if len(batch) == 1 else f"{len(batch)} records"
             return Outcome(whole=Crashed(f"the handler's process {child.end()} over {over}"))
@@ -189,7 +197,9 @@ class Isolation:
         return Child(self._plan)
 
     def close(self) -> None:
-        """Lifespans end."""
+        """Lifespans end. What still calls was left behind: it may hold the interpreter's lock, and would never see that we end."""
+        for child in list(self._busy):
+            child.kill()
         while not self._idle.empty():
             self._idle.get().close(10.0)
 
