@@ -360,7 +360,8 @@ def _nowhere(name: str, given: Mapping[str, Given], options: HandlerOptions, sou
             complaints.add(
                 f"handlers.{name}.{option}",
                 given[option],
-                f'and then? dead_letter="{source.name}:NAME" keeps the record there, dead_letter="discard" throws it away',
+                f'say what becomes of the record then: dead_letter="{source.name}:NAME" keeps it, '
+                'dead_letter="discard" throws it away',
             )
 
 
