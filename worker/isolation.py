@@ -197,7 +197,7 @@ class Isolation:
         return Child(self._plan)
 
     def close(self) -> None:
-        """Lifespans end. What still calls was left behind: it may hold the interpreter's lock, and would never see that we end."""
+        """Lifespans end. What still calls was left behind: it may hold its interpreter's lock, and would never see our end."""
         for child in list(self._busy):
             child.kill()
         while not self._idle.empty():
