@@ -35,8 +35,13 @@ def _about(kind: str, found: str) -> str | None:
     if kind == "escape" and found[1].isalnum():
         instead = f": write {_INSTEAD[found]}" if found in _INSTEAD else ""
         return f"has {found}, which Kafka's clients and brokers do not know, or read otherwise{instead}"
+    if kind == "set" and (known := re.search(r"\\[dws]", found)):
+        return f"has {known[0]} in {found}, which Kafka's clients do not know: write {_INSTEAD[known[0]][1:-1]!r} in its place"
     if kind == "set" and "\\" in found:
-        return f"has a backslash in {found}, where Kafka's clients take it for one of the characters: leave it out"
+        return (
+            f"has a backslash in {found}, where Kafka's clients take it for one of the characters: write the characters "
+            "without it, a - as the last of them and a ] as the first"
+        )
     if kind == "set" and re.search(r"\[[:.=]", found[1:]):
         return f"has {found}, which is read in different ways: write the characters, as in [A-Za-z]"
     if kind == "group":
