@@ -163,15 +163,20 @@ def test_a_process_that_a_handler_forks_can_be_ended_and_ignores_ctrl_c(brokers:
     assert ended == [7, -signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("hangups", [1, 3])
-def test_a_closed_terminal_drains(brokers: Brokers, hangups: int) -> None:
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGHUP], [signal.SIGHUP] * 3, [signal.SIGHUP, signal.SIGTERM], [signal.SIGTERM, signal.SIGHUP]]
+)
+def test_a_closed_terminal_drains(brokers: Brokers, numbers: list[signal.Signals]) -> None:
+    """systemd sends both at the end of a login."""
     shop, source = app(), brokers.stream("orders", 1)
 
     @shop.handler("kafka:orders", window=0.0)
     def handle(b: Batch) -> None:
-        for _ in range(hangups):
-            os.kill(os.getpid(), signal.SIGHUP)
+        for number in numbers:
+            os.kill(os.getpid(), number)
         until(lambda: worker.handlers[0].loop.draining)
+        polls = source.polls
+        until(lambda: source.polls > polls + 3 or worker.handlers[0].loop.closed)
 
     worker = worker_of(shop)
     assert run_until_signal(worker) == 0 and source.finished()

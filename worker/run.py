@@ -284,7 +284,7 @@ def run_until_signal(worker: Worker) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal signals
-        signals += number != signal.SIGHUP or not signals  # of a terminal that closes come several, and none is in a hurry
+        signals += number != signal.SIGHUP  # of a terminal that closes come several, or one with a SIGTERM: none is in a hurry
         worker.stop(now=signals > 1)
 
     gc.freeze()  # what was imported stays: records make the collector run, and each time it would look through all that, too
