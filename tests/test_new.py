@@ -189,7 +189,7 @@ def test_a_broker_that_starts_is_waited_for_and_one_that_does_not_is_given_up(
 @pytest.fixture
 def broker() -> Iterator[str]:
     """A Kafka that other processes can reach, and nobody else uses."""
-    code = "import sys; from worker.connectors import kafka_embedded; print(kafka_embedded.bootstrap(), flush=True); sys.stdin.read()"
+    code = "import sys; from worker.testing import EmbeddedKafka; print(EmbeddedKafka().bootstrap, flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdin
         yield process.stdout.readline().strip()
