@@ -50,7 +50,12 @@ def cli() -> None:
 @click.option(
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="So many processes, restarted when they crash."
 )
-@click.option("--wait", type=click.FloatRange(0), metavar="SECONDS", help="Give up (exit 3) when a broker is away for so long.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Give up (exit 3) when a broker is away for so long [default: never].",
+)
 @click.option(
     "--capture",
     type=click.Path(file_okay=False, path_type=Path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -19,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from worker.connectors import kafka_embedded
+from worker.interface import Partition, Record
+from worker.letters import Letter
 
 if TYPE_CHECKING:
+    from worker.loop import Counters
     from worker.run import Worker
 
 PARTITIONS = 4
@@ -167,13 +171,9 @@ class Watch(threading.Thread):
                     began = now
                 if counters.handled + counters.dead_lettered != ended:
                     ended, moved = counters.handled + counters.dead_lettered, now
-                rate = ended / max(now - began, 0.1)
-                line = (
-                    f"{ended:>7,} of {self.records:,} · {rate:,.0f} records/s · {counters.batches:,} batches"
-                    f" · lag {self.worker.lag()} · {counters.retried:,} retries · {counters.dead_lettered:,} dead letters"
-                )
+                line = progress(self.records, counters, now - began)
                 live.update(line)
-                if self.show and not console.is_terminal and now - said >= 1:
+                if self.show and not console.is_terminal and ended and now - said >= 1:
                     console.print(line, soft_wrap=True)
                     said = now
                 if ended >= self.records or now - moved > PATIENCE:
@@ -182,6 +182,13 @@ class Watch(threading.Thread):
         if self.show:
             console.print(line, soft_wrap=True)
         self.worker.stop()
+
+
+def progress(records: int, counters: Counters, seconds: float) -> str:
+    """Fits a terminal of 80 columns. How far the client is behind is no part of it: it does not know that all the time."""
+    ended = counters.handled + counters.dead_lettered
+    rate = ended / max(seconds, 0.1)
+    return f"{ended:,} of {records:,}, {rate:,.0f}/s, {counters.retried:,} retries, {counters.dead_lettered:,} dead letters"
 
 
 class _Nothing:
@@ -208,6 +215,7 @@ def demo(records: int = 50_000, *, as_json: bool = False) -> int:
         began = time.monotonic()
         doomed = produce(bootstrap, records)
         if not as_json:
+            print(inspect.getsource(app.handlers["charge"].function))
             print(
                 f"{records:,} orders produced to {PARTITIONS} partitions of an embedded Kafka in {time.monotonic() - began:.1f} s"
             )
@@ -216,6 +224,8 @@ def demo(records: int = 50_000, *, as_json: bool = False) -> int:
         code = worker.run()
         found = reconcile(bootstrap, ledger, f"{app.name}.charge", records, doomed)
     _report(found, code, as_json)
+    if not as_json:
+        _show_a_letter(bootstrap)
     return 0 if found.adds_up and code == 0 else 1
 
 
@@ -223,6 +233,17 @@ def _example() -> Path:
     """Installed beside this file; in a checkout in the folder of the examples."""
     here = Path(__file__).parent
     return next(path for path in (here / "examples" / "orders.py", here.parent / "examples" / "orders.py") if path.exists())
+
+
+def _show_a_letter(bootstrap: str) -> None:
+    from worker.shown import tell_letter
+
+    for message in read_all(bootstrap, DEAD):
+        place = Partition(DEAD, message.partition())
+        record = Record(message.value(), message.key(), tuple(message.headers()), message.timestamp()[1], message.offset(), place)
+        print("One of the dead letters, as worker dead-letters show prints it:")
+        tell_letter(Letter(record), as_json=False)
+        return
 
 
 def _report(found: Reconciliation, code: int, as_json: bool) -> None:
