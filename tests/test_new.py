@@ -141,7 +141,13 @@ def test_the_connection_is_where_connections_are(tmp_path: Path, sink: Sink, pla
 def test_a_stream_that_cannot_be(tmp_path: Path, sink: Sink, stream: str, why: str) -> None:
     done = run(tmp_path, "send", stream, "-", environ=URL)
     assert done.exit_code == 2 and why in done.stderr and len(done.stderr.splitlines()) == 1 and "secret" not in done.stderr
-    assert not sink.asked
+    assert not sink.asked and not done.stdout
+
+
+def test_a_standard_input_that_is_closed(tmp_path: Path) -> None:
+    command = ["bash", "-c", f"{sys.executable} -m worker send kafka:orders <&-"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ, **URL})
+    assert done.returncode == 2 and "there is no standard input" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_broker_that_refuses(tmp_path: Path, sink: Sink) -> None:
@@ -201,16 +207,16 @@ def test_five_commands_from_an_empty_folder_to_a_handled_record(tmp_path: Path, 
     [commands] = re.findall(r"^## Five commands.*?^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     lines = [line for line in commands.splitlines() if line]
     assert len(lines) == 5
-    for name, script in {"docker": 'echo "$PWD: docker $*" >> "$DOCKER_LOG"'}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
+    docker = tmp_path / "docker"  # which would start a Kafka at the port that somebody else may have here
+    docker.write_text('#!/bin/sh\necho "$PWD: docker $*" >> "$DOCKER_LOG"\n')
+    docker.chmod(0o755)
     here = tmp_path / "empty"
     here.mkdir()
     environ = {
         **os.environ,
         "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DOCKER_LOG": str(tmp_path / "docker.log"),
-        "WORKER_CONNECTIONS__KAFKA": f"kafka://{broker}?allow.auto.create.topics=true",  # compose.yaml's is at a port of its own
+        "WORKER_CONNECTIONS__KAFKA": f"kafka://{broker}?allow.auto.create.topics=true",
     }
     with open(tmp_path / "out", "w") as out:
         shell = subprocess.Popen(

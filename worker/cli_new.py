@@ -32,4 +32,4 @@ worker run app.py:app
 and in another terminal there:
 
 echo '{{"id": 1, "total": 9.5}}' | worker send kafka:orders
-pytest""")
+pytest    # after pip install pytest""")

@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from worker.errors import WorkerError, count
+from worker.errors import ConfigError, WorkerError, count
 from worker.loading import fail, inherited, load_app, settings_file
+
+if TYPE_CHECKING:
+    from worker.send import Sent
+
+
+class Lines(click.File):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IO[Any]:
+        try:
+            return super().convert(value, param, ctx)
+        except RuntimeError:  # as after <&-
+            return self.fail("there is no standard input: name a file", param, ctx)
 
 
 @click.command(epilog="Example: worker send kafka:orders orders.jsonl --key customer-1")
 @click.argument("stream", metavar="CONNECTION:NAME")
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("file", type=Lines("rb"), default="-")
 @click.option("--key", metavar="TEXT", help="The key of all of them; on RabbitMQ a header that the worker reads as the key.")
 @click.option("--app", metavar="MODULE:APP", help="The app whose connections are meant, where only its code has them.")
 @click.option("--set", "flags", multiple=True, metavar="PATH=VALUE", help="A setting: connections.kafka=kafka://broker:9092.")
@@ -42,10 +53,17 @@ def send(stream: str, file: BinaryIO, key: str | None, app: str | None, flags: S
         loaded = load_app(app) if app is not None else None
         told = [*inherited(), *flags]
         connection, name = load_stream(stream, loaded, file=settings_file(config), environ=os.environ, flags=told)
-        try:
-            send_lines(connection, name, file, None if key is None else key.encode(), sent)
-        finally:
-            left_out = f", {count(sent.empty, 'empty line')} left out" if sent.empty else ""
-            click.echo(f"{count(sent.confirmed, 'record')} confirmed by {stream}{left_out}")
-    except WorkerError as error:
+        send_lines(connection, name, file, None if key is None else key.encode(), sent)
+    except ConfigError as error:  # before anything was sent
         fail(error)
+    except (WorkerError, KeyboardInterrupt) as error:
+        _tell(stream, sent)
+        if isinstance(error, WorkerError):
+            fail(error)
+        raise
+    _tell(stream, sent)
+
+
+def _tell(stream: str, sent: Sent) -> None:
+    left_out = f", {count(sent.empty, 'empty line')} left out" if sent.empty else ""
+    click.echo(f"{count(sent.confirmed, 'record')} confirmed by {stream}{left_out}")

@@ -132,6 +132,7 @@ def load_stream(
     complaints = Complaints()
     app = app or App("none")
     given: dict[str, Layered] = {"connections": _connections_in_code(app), "handlers": {}}
+    _name_unknown_variables(environ, complaints)
     for path, value in _layers(given, file, environ, flags):
         if path[0] != "handlers":
             _merge(given, path, value, app, complaints)
