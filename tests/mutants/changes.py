@@ -363,6 +363,13 @@ MUTANTS: dict[str, Mutant] = {
         "test_letters.py",
     ),
     # Settings, options, processes
+    "splits_are_tries": Mutant(
+        "worker/retry.py",
+        "max(0, attempt - int(self.tries))",
+        "0",
+        "retries=2 means at most 3 tries in the log; splits are counted apart",
+        "test_dispatch.py",
+    ),
     "a_file_overrules_the_environment": Mutant(
         "worker/settings.py",
         "    yield from _from_file(file)\n    yield from _from_environment(environ, given)\n",
