@@ -45,11 +45,13 @@ class Server:
         buffer = b""
         with client, suppress(OSError):
             while data := client.recv(1 << 16):
+                if self.hang_up and any(b"SUBSCRIBE" in frame for frame in self.said):
+                    continue
                 *frames, buffer = (buffer + data).split(b"\0")
                 for frame in frames:
                     client.sendall(self._answer(frame.lstrip(b"\n")))
                     if self.hang_up and frame.lstrip(b"\n").startswith(b"SUBSCRIBE"):
-                        return
+                        client.shutdown(socket.SHUT_WR)  # a close with something unread would be a reset
 
     def _answer(self, frame: bytes) -> bytes:
         self.said.append(frame)

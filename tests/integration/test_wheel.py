@@ -32,6 +32,7 @@ def run(*command: object, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.embedded  # by `worker demo`
 @pytest.mark.timeout(400)
 def test_a_project_may_have_a_package_called_connectors(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
