@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from worker.interface import Partition, Start
 
@@ -15,6 +16,8 @@ log = logging.getLogger("worker.kafka")
 
 _PATIENCE = 10.0
 _FEW = 20
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def lookup(consumer: Consumer, partitions: Collection[Partition], at: int) -> dict[Partition, int]:
@@ -22,11 +25,23 @@ def lookup(consumer: Consumer, partitions: Collection[Partition], at: int) -> di
     if not partitions:
         return {}
     asked = [TopicPartition(partition.stream, int(partition.id), at) for partition in partitions]
-    found = {Partition(f.topic, f.partition): f.offset for f in consumer.offsets_for_times(asked, timeout=_PATIENCE)}
+    found = {Partition(f.topic, f.partition): f.offset for f in _ask(consumer, asked)}
     if at == OFFSET_END:
         return found
     # No record is that young: the end.
     return found | lookup(consumer, [p for p, offset in found.items() if offset < 0], OFFSET_END)
+
+
+def _ask(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
+    """The leaders of a topic that was just made, or of a broker that restarts, move: the client asks who they are meanwhile."""
+    for wait in _WAITS:
+        try:
+            return consumer.offsets_for_times(asked, timeout=_PATIENCE)
+        except KafkaException as error:
+            if error.args[0].code() not in _MOVING:
+                raise
+            time.sleep(wait)
+    return consumer.offsets_for_times(asked, timeout=_PATIENCE)
 
 
 def starts(
