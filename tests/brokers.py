@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from worker.connectors.activemq_frames import encode, headers
 CAN = {"publisher_confirms": True, "basic.nack": True, "consumer_cancel_notify": True}
 
 
-class Server:
+class Server(ABC):
     """One thread for each client; `close` ends all connections."""
 
     def __init__(self) -> None:
@@ -42,8 +43,9 @@ class Server:
             self.talk(client)
         self.ended += 1
 
+    @abstractmethod
     def talk(self, client: socket.socket) -> None:
-        raise NotImplementedError
+        """Until the client has gone."""
 
     def close(self) -> None:
         for one in (self._listening, *self.clients):
