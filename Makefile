@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TESTS ?=
 # Most tests wait for brokers, so more processes than cores; each broker's tests share one (tests/groups.py).
-JOBS ?= 8
+JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --dist loadgroup
 CHAOS ?=
 RUNS ?= 100000
