@@ -56,7 +56,7 @@ class Health:
         return self._since is not None
 
     def look(self, consumer: Consumer) -> None:
-        """In doubt, asks the broker once a second; raises `Unavailable` once membership of the group is lost anyway."""
+        """In doubt, asks the broker once a second; raises `Unavailable` when it has not answered for `patience`."""
         now = self._clock()
         if self._since is None or now < self._next:
             return

@@ -34,6 +34,9 @@ _FLUSH = 5.0
 _LEAVE = 5.0
 _SHORT = 1.0
 _SERVE = 0.05
+_AWAY = 45.0
+"""Seconds without a broker after which the client is given up, or a session if that is longer. It connects and joins again by
+itself, while a new one must log in first: where tokens do not come for a while, only the old one goes on."""
 _TAKEN = 45.0
 """Seconds beyond a session that a name may be taken: attempts are up to 30 s apart, and the broker's session may be longer."""
 _HELD = 1_000
@@ -73,7 +76,7 @@ class KafkaSource:
         self._reset()
 
     def _reset(self) -> None:
-        self._health = Health(self._explain, self._some_topic, self._session, self._clock)
+        self._health = Health(self._explain, self._some_topic, max(self._session, _AWAY), self._clock)
         self._positions = Positions(self._options.commit_interval, self._explain, self._clock)
         self._waiting = Waiting(self._options.connection, self._config, self._options.group, self._explain, self._clock)
         self.stalled = False
