@@ -101,8 +101,10 @@ class Positions:
 
     @property
     def unconfirmed(self) -> int:
-        """Records that are finished and would come again."""
-        return sum(position.finished - position.confirmed for position in self._owned.values())
+        """Records that are finished and would come again: none where the broker has the position, whichever answer said so."""
+        return sum(
+            position.finished - position.confirmed for position in self._owned.values() if position.next != position.committed
+        )
 
     @property
     def waited(self) -> float:

@@ -109,3 +109,13 @@ def test_a_commit_names_the_epoch_of_its_record(positions: Positions) -> None:
     last: Any = SimpleNamespace(offset=lambda: 7, leader_epoch=lambda: 3)
     positions.finish([KafkaBatch(ORDERS, [last])])
     assert [(one.offset, one.leader_epoch) for one in positions.pending()] == [(8, 3)]
+
+
+def test_nothing_is_unconfirmed_where_the_broker_has_the_position(positions: Positions) -> None:
+    """The answer to a commit may be lost with its connection, and the answer to another one say the same."""
+    positions.finish(finished(7))
+    assert positions.unconfirmed == 1
+    positions.send(Commits())  # type: ignore[arg-type]
+    positions._owned[ORDERS].sent = (-1, 0)  # a partition that went and came back has forgotten what was asked for
+    positions.answered(None, [TopicPartition("orders", 0, 8)])
+    assert positions.unconfirmed == 0

@@ -144,7 +144,7 @@ def test_a_connection_that_breaks(make: Make, report: Callable[[Count], None], t
 
 def test_a_handler_slower_than_the_heartbeats(make: Make, report: Callable[[Count], None]) -> None:
     stage = make(30)
-    stage.options = "?heartbeat=1"
+    stage.options = "?heartbeat=2"
     stage.worker(pause=6, batch_size=10)
     count = finish(stage, report)
     assert count.duplicates == 0
