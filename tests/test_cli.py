@@ -335,8 +335,8 @@ def test_passwords_of_set_are_not_inherited_by_what_the_app_starts(tmp_path: Pat
 def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    script = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); from worker.cli import main; main()"
-    command = [sys.executable, "-c", script, "check", "shop:app"]
+    script = f"import os; from worker.cli import main; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); main()"
+    command = [sys.executable, "-P", "-c", script, "check", "shop:app"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "the current folder is gone" in done.stderr and len(done.stderr.splitlines()) == 1
 
