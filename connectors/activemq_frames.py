@@ -27,7 +27,7 @@ _NEEDED = re.compile(
 )
 """What a message is handled and settled by."""
 MOST = 100 << 20
-"""Bytes of a frame, unless told otherwise: as much as Classic takes by default."""
+"""The default limit for a frame, in bytes: the same as ActiveMQ Classic's own."""
 
 # As they stand in a head, for `raw`.
 ACK, SUBSCRIPTION, RECEIPT_ID, PERSISTENT = b"\nack:", b"\nsubscription:", b"\nreceipt-id:", b"\npersistent:"
